@@ -1,0 +1,115 @@
+"""How a file gets its name: temporary name, fsync, rename, fsync of the directory.
+
+A process killed at any moment leaves a file of a temporary name, never half a file of a final one. The generators yield
+while the disk works.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from mpips.errors import MpipsError
+
+POLL = 0.001  # seconds between two looks at a running fsync
+IDLE = 3600.0  # seconds without a write after which a file of unknown owner is a leftover
+_TEMPORARY = re.compile(r".+\.tmp\.(?P<job>[\w-]+)\.(?P<restart>\d+)\.(?P<pid>\d+)")
+
+
+@dataclass(frozen=True)
+class Life:
+    """One start of one job: its temporary files carry it, so that a later life knows them."""
+
+    job: str = "local"
+    restart: int = 0
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> Life:
+        """Take Slurm's job id and restart count from `environment`; outside Slurm it is ("local", 0)."""
+        job = re.sub(r"[^\w-]", "_", environment.get("SLURM_JOB_ID") or "local")
+        count = environment.get("SLURM_RESTART_COUNT", "")
+        return cls(job, int(count) if count.isdigit() else 0)
+
+    def temporary(self, final: Path) -> Path:
+        """Name under which this process writes `final`."""
+        return final.with_name(f"{final.name}.tmp.{self.job}.{self.restart}.{os.getpid()}")
+
+    def outlived(self, path: Path) -> bool:
+        """Whether `path` is certainly nobody's: of an earlier life of this job, or not written for `IDLE`."""
+        found = _TEMPORARY.fullmatch(path.name)
+        if found is not None and found["job"] == self.job:
+            return int(found["restart"]) != self.restart or not _alive(int(found["pid"]))
+        try:
+            return time.time() - path.stat().st_mtime > IDLE
+        except FileNotFoundError:
+            return False  # another rank was faster
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file has a name of `Life.temporary`."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+@contextmanager
+def replacing(final: Path, life: Life) -> Iterator[Path]:
+    """Give the temporary name for `final`; whatever still has that name at the end is removed.
+
+    Raises:
+        MpipsError: for an OSError; it names the file and the machine.
+    """
+    path = life.temporary(final)
+    try:
+        yield path
+    except OSError as error:
+        raise MpipsError(f"checkpoint {final}: cannot be written on {socket.gethostname()}: {error}") from error
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def commit(temporary: Path, final: Path) -> Iterator[None]:
+    """Bring a closed file to disk, then give it its name for good.
+
+    The fsync runs in a thread, because it takes about half a second for 1 GiB and a server must not stand still.
+    """
+    fd = os.open(temporary, os.O_RDONLY)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(os.fsync, fd)
+            while not wait([running], POLL).done:
+                yield
+            running.result()
+    finally:
+        os.close(fd)
+    temporary.replace(final)
+    sync_directory(final.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Bring the names in a directory to disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot, and need not
+            raise
+    finally:
+        os.close(fd)
+
+
+def _alive(pid: int) -> bool:
+    """Whether a process of this machine has this number."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

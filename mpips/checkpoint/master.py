@@ -1,0 +1,133 @@
+"""The master file: every table whole, as virtual datasets over the shards.
+
+A virtual dataset maps boxes of the table to runs of a shard, so a run of flat elements is cut into boxes first. Reading
+the master needs no mpips; but HDF5 shows a missing shard as fill values without an error (NaN here), so our own reader
+never uses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from h5py import h5s
+
+from mpips.checkpoint.disk import Life, commit, replacing
+from mpips.checkpoint.hdf5 import Box, Source, create, new, source_name
+from mpips.checkpoint.schema import MASTER, STORED, Manifest, SavedTable, dataset
+
+
+@dataclass(frozen=True)
+class Span:
+    """Elements `start:stop` of a flat table, which are `at : at + stop - start` of its datasets in a shard."""
+
+    shard: int
+    at: int
+    start: int
+    stop: int
+
+
+def spans(table: SavedTable) -> list[Span]:
+    """Join blocks that follow each other in one shard."""
+    out: list[Span] = []
+    for shard, at, (start, stop) in zip(table.blocks.shard, table.blocks.at, table.cells, strict=True):
+        last = out[-1] if out else None
+        if last and (last.shard, last.stop, last.at + last.stop - last.start) == (shard, start, at):
+            out[-1] = Span(shard, last.at, last.start, stop)
+        else:
+            out.append(Span(shard, at, start, stop))
+    return out
+
+
+def boxes(shape: tuple[int, ...], start: int, stop: int) -> Iterator[tuple[Box, int, int]]:
+    """Cut the flat elements `start:stop` of an array into boxes, each with its own flat start and stop, in order.
+
+    >>> [(box, a, b) for box, a, b in boxes((3, 4), 2, 12)]
+    [((slice(0, 1, None), slice(2, 4, None)), 2, 4), ((slice(1, 3, None), slice(0, 4, None)), 4, 12)]
+    """
+    if len(shape) == 1:
+        if start < stop:
+            yield (slice(start, stop),), start, stop
+        return
+    row = int(np.prod(shape[1:], dtype=np.int64))
+    first, last = -(-start // row), stop // row  # whole rows
+    if first > last:  # inside one row
+        yield from _in_row(shape, last, row, start, stop)
+        return
+    if start < first * row:
+        yield from _in_row(shape, first - 1, row, start, first * row)
+    if first < last:
+        yield (slice(first, last), *(slice(0, n) for n in shape[1:])), first * row, last * row
+    if last * row < stop:
+        yield from _in_row(shape, last, row, last * row, stop)
+
+
+def _in_row(shape: tuple[int, ...], number: int, row: int, start: int, stop: int) -> Iterator[tuple[Box, int, int]]:
+    base = number * row
+    for box, a, b in boxes(shape[1:], start - base, stop - base):
+        yield (slice(number, number + 1), *box), a + base, b + base
+
+
+def is_virtual(table: SavedTable) -> bool:
+    """Whether the master maps the table; scalars and empty tables have no box and are written out."""
+    return len(table.shape) > 0 and table.size > 0
+
+
+def write_master(step: Path, manifest: Manifest, life: Life) -> Iterator[None]:
+    """Write `model.h5` into a checkpoint's directory, over the one that may be there."""
+    with replacing(step / MASTER, life) as path:
+        with create(path, manifest.clock) as file:
+            for table in manifest.tables:
+                for array, dtype in table.arrays.items():
+                    name = dataset(table.name, array)
+                    sources = list(_sources(manifest, table)) if is_virtual(table) else None
+                    out = new(file, name, table.shape, dtype, sources)
+                    if table.size and not is_virtual(table):
+                        out.write(h5s.ALL, h5s.ALL, _scalar(step, manifest, table, name))
+                yield
+        yield from commit(path, step / MASTER)
+
+
+def _sources(manifest: Manifest, table: SavedTable) -> Iterator[Source]:
+    """Yield what the virtual datasets of a table are made of, the same for its values and slots."""
+    lengths = table.lengths()
+    for span in spans(table):
+        for box, a, b in boxes(table.shape, span.start, span.stop):
+            at = span.at - span.start
+            yield box, manifest.shards[span.shard].file, lengths[span.shard], at + a, at + b
+
+
+def _scalar(step: Path, manifest: Manifest, table: SavedTable, name: str) -> Any:
+    """Read the only element of a table."""
+    with h5py.File(step / manifest.shards[table.blocks.shard[0]].file, "r", locking=False) as shard:
+        return np.asarray(shard[name][table.blocks.at[0]])
+
+
+def shows(step: Path, manifest: Manifest, file: Any, table: SavedTable, array: str) -> str | None:
+    """Say what is wrong with one dataset of an open master, None if it shows exactly the shards of the manifest."""
+    name = dataset(table.name, array)
+    found = file.get(name)
+    dtype = table.arrays[array]
+    if not isinstance(found, h5py.Dataset):
+        return "missing"
+    if (found.shape, found.dtype) != (table.shape, np.dtype(STORED[dtype])):
+        return f"{found.shape} {found.dtype} instead of {table.shape} {np.dtype(STORED[dtype])}"
+    if dtype == "bfloat16" and found.attrs.get("logical_dtype") != dtype:
+        return "attribute logical_dtype is not 'bfloat16'"
+    if not is_virtual(table):
+        same = not table.size or found[()].tobytes() == _scalar(step, manifest, table, name).tobytes()
+        return None if same else "differs from the shard"
+    if not found.is_virtual:
+        return "not a virtual dataset"
+    want = {(file_name, source_name(name), a, b, tuple((s.start, s.stop) for s in box))
+            for box, file_name, _, a, b in _sources(manifest, table)}
+    have = set()
+    for source in found.virtual_sources():
+        (low,), (high,) = source.src_space.get_select_bounds()
+        box = tuple((int(a), int(b) + 1) for a, b in zip(*source.vspace.get_select_bounds(), strict=True))
+        have.add((source.file_name, source.dset_name, int(low), int(high) + 1, box))
+    return None if have == want else "does not show the shards of the manifest"

@@ -1,0 +1,116 @@
+"""Where checkpoints go, how often, how many are kept, and what a run starts from."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mpips.errors import CheckpointError, UsageError
+
+if TYPE_CHECKING:
+    from mpips.checkpoint.read import Saved
+    from mpips.checkpoint.saver import DirectorySaver
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Settings of a run's checkpoints.
+
+    Args:
+        directory: holds one directory for each checkpoint, `step-00000100`; on several nodes it must be shared by all.
+        every: clocks between two checkpoints; None writes them only at the end and when a worker calls `save()`.
+        keep_last: how many complete ones remain; None keeps all.
+        at_end: write one when the last worker has ended.
+        resume: what to start from.
+
+            | resume   | starts from                                                        |
+            |----------|--------------------------------------------------------------------|
+            | None     | the initial values                                                 |
+            | "latest" | the newest complete checkpoint of `directory`; an error if there is none |
+            | "auto"   | the same, or the initial values if there is none                   |
+            | a path   | that checkpoint: its directory, its `model.h5` or `manifest.json`  |
+
+    If the newest one is complete but damaged, "auto" is an error too: going further back is a person's choice.
+
+    >>> Checkpoints("runs/demo", every=100).keep_last
+    3
+    """
+
+    directory: str | os.PathLike[str]
+    every: int | None = None
+    keep_last: int | None = 3
+    at_end: bool = True
+    resume: str | os.PathLike[str] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.directory, (str, os.PathLike)) or not str(self.directory):
+            raise UsageError(f"checkpoint directory {self.directory!r} is not a path")
+        for key, unit in (("every", "clocks"), ("keep_last", "checkpoints")):
+            value = getattr(self, key)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise UsageError(f"checkpoint {key}: {value!r} is neither None nor a number of {unit} from 1")
+        if not isinstance(self.at_end, bool):
+            raise UsageError(f"checkpoint at_end: {self.at_end!r} is neither True nor False")
+        if self.resume is not None and (not isinstance(self.resume, (str, os.PathLike)) or not str(self.resume)):
+            raise UsageError(f"checkpoint resume: {self.resume!r} is none of None, 'latest', 'auto' and a path")
+
+    @property
+    def path(self) -> Path:
+        """The directory."""
+        return Path(self.directory)
+
+    def check(self) -> None:
+        """Create the directory if need be and write a file into it; UsageError that names it if either fails."""
+        where = f"checkpoint directory {self.path}"
+        probe = self.path / f".mpips-probe-{os.getpid()}"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"x")
+            probe.unlink(missing_ok=True)
+        except OSError as error:
+            raise UsageError(f"{where}: cannot be written: {error.strerror or error}") from error
+
+    def restore(self) -> Saved | None:
+        """Open the checkpoint that `resume` names; None if the run starts from the initial values.
+
+        On a network file system two nodes may see different newest checkpoints: let one rank call this, and give its
+        `path` to `mpips.checkpoint.read.Saved` on the others.
+
+        Raises:
+            CheckpointError: there is none, or it is incomplete or damaged; the text names the file.
+        """
+        if self.resume is None:
+            return None
+        from mpips.checkpoint.read import Saved
+        from mpips.checkpoint.schema import MANIFEST, steps
+
+        if self.resume not in ("latest", "auto"):
+            return Saved(self.resume)
+        complete = [step for _, step in steps(self.path) if (step / MANIFEST).exists()]
+        if complete:
+            return Saved(complete[-1])
+        if self.resume == "auto":
+            return None
+        raise CheckpointError(f"checkpoint directory {self.path}: resume='latest', but it holds no complete checkpoint")
+
+    def bind(self, *, seed: int, meta: Any = None, mpi: str = "", clean: bool = True) -> DirectorySaver:
+        """Return what a server writes with: an `mpips.server.saving.Saver`.
+
+        Args:
+            seed: of the run.
+            meta: JSON values kept in the manifest, such as model and configuration.
+            mpi: version text of the MPI library, kept in the manifest.
+            clean: remove the leftovers of killed lives. Bind before the ranks meet in their first collective call, when
+                no other rank is writing yet.
+
+        Raises:
+            UsageError: `meta` is not made of JSON values.
+        """
+        from mpips.checkpoint.saver import DirectorySaver, json_values
+
+        saver = DirectorySaver(self.path, keep_last=self.keep_last, seed=int(seed), meta=json_values(meta), mpi=mpi)
+        if clean:
+            saver.clean()
+        return saver

@@ -1,0 +1,146 @@
+"""After the shards: the master, then the manifest whose rename makes the checkpoint complete, then removal.
+
+If the clock has a complete checkpoint already (the same clock again after a resume), new shards have other names. So
+at every moment `manifest.json` and `model.h5` each name files that are whole: all of the old one, then all of the new.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Generator, Iterator, Sequence
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+
+from mpips import layout
+from mpips.checkpoint.disk import Life, commit, replacing, sync_directory
+from mpips.checkpoint.master import write_master
+from mpips.checkpoint.schema import (
+    H5_ERRORS,
+    INDEX,
+    MANIFEST,
+    Blocks,
+    Job,
+    Manifest,
+    SavedTable,
+    Shard,
+    ShardIndex,
+    decode,
+    encode,
+    shard_name,
+    slot_array,
+    step_name,
+)
+from mpips.checkpoint.tidy import prune, settle
+from mpips.errors import CheckpointError, MpipsError
+from mpips.table import Dense
+
+if TYPE_CHECKING:
+    from mpips.server.saving import Cut
+
+VISIBLE = 60.0  # seconds that a network file system may take to show another node's file
+
+
+def publish(directory: Path, cut: Cut, servers: int, tables: Sequence[Dense], *, life: Life, revision: int = 0,
+            seed: int = 0, meta: Any = None, mpi: str = "", keep_last: int | None = None,
+            visible: float = VISIBLE) -> Iterator[None]:
+    """Complete the checkpoint of `cut`, whose shards are all written.
+
+    Raises:
+        MpipsError: a shard does not appear within `visible` seconds, a block is in no shard, or the disk refuses.
+    """
+    step = directory / step_name(cut.clock)
+    shards, indexes = [], []
+    for server in range(servers):
+        path = step / shard_name(server, servers, revision)
+        indexes.append((yield from _index(path, cut, server, servers, life, visible)))
+        shards.append(Shard(file=path.name, bytes=path.stat().st_size))
+    manifest = Manifest(
+        clock=cut.clock, clocks=list(cut.clocks), revision=revision, seed=seed, versions=versions(mpi),
+        job=Job(id=life.job, restart=life.restart), servers=servers, shards=shards,
+        tables=[t for t in (_assemble(table, indexes) for table in tables) if t is not None], meta=meta)
+    yield from write_master(step, manifest, life)
+    yield
+    with replacing(step / MANIFEST, life) as path:
+        path.write_bytes(encode(manifest))
+        yield from commit(path, step / MANIFEST)
+    sync_directory(directory)
+    yield
+    yield from settle(step, manifest)
+    if keep_last is not None:
+        yield from prune(directory, cut.clock, keep_last)
+
+
+def _index(path: Path, cut: Cut, server: int, servers: int, life: Life,
+           visible: float) -> Generator[None, None, ShardIndex]:
+    """Wait until this file system shows the shard; the generator's value is its index."""
+    end = time.monotonic() + visible
+    while not path.parent.is_dir() or path.name not in {e.name for e in path.parent.iterdir()}:  # a listing is fresh
+        if time.monotonic() > end:
+            raise MpipsError(f"checkpoint {path}: server {server} has written it, but it does not appear on "
+                             f"{socket.gethostname()} after {visible:g} s; is the directory shared by all nodes?")
+        time.sleep(0.001)
+        yield
+    yield
+    index = read_index(path)
+    found = (index.clocks, index.server, index.servers, index.job)
+    if found != (list(cut.clocks), server, servers, Job(id=life.job, restart=life.restart)):
+        raise MpipsError(f"checkpoint {path}: this is another shard, of clocks {index.clocks}, job {index.job.id}")
+    return index
+
+
+def read_index(path: Path) -> ShardIndex:
+    """Return what a shard says about itself, or raise CheckpointError."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            raw = bytes(file[INDEX][()])
+    except H5_ERRORS as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return decode(raw, ShardIndex, f"{path}:/{INDEX}")
+
+
+def _assemble(table: Dense, indexes: Sequence[ShardIndex]) -> SavedTable | None:
+    """Gather a table's blocks from the shards; None if no shard has any of them: it was created after the cut."""
+    cells = layout.grid(table.size, table.np_dtype.itemsize)
+    parts = [(number, index.tables[table.name]) for number, index in enumerate(indexes) if table.name in index.tables]
+    if cells and not parts:
+        return None
+    arrays = parts[0][1].arrays if parts else _arrays(table)
+    shard, at, folds = [-1] * len(cells), [0] * len(cells), [0] * len(cells)
+    sums = {array: [0] * len(cells) for array in arrays}
+    for number, part in parts:
+        if part.arrays != arrays:
+            raise MpipsError(f"checkpoint: the servers keep different arrays for table '{table.name}'")
+        first = 0
+        for k, index in enumerate(part.index):
+            if (part.start[k], part.stop[k]) != cells[index] or shard[index] >= 0:
+                raise MpipsError(f"checkpoint: block {index} of table '{table.name}' is off its grid or there twice")
+            shard[index], at[index], folds[index] = number, first, part.folds[k]
+            first += part.stop[k] - part.start[k]
+            for array in arrays:
+                sums[array][index] = part.crc32[array][k]
+    if -1 in shard:
+        raise MpipsError(f"checkpoint: block {shard.index(-1)} of table '{table.name}' is in no shard")
+    return SavedTable(describe=table.describe(), block=layout.BLOCK // table.np_dtype.itemsize, arrays=arrays,
+                      blocks=Blocks(shard=shard, at=at, folds=folds, crc32=sums))
+
+
+def _arrays(table: Dense) -> dict[str, str]:
+    """Arrays of an empty table, of which no server has a block."""
+    slots = (*(("master",) if table.half and table.master else ()), *table.optimizer.slots)
+    return {slot_array(None): table.dtype, **{slot_array(slot): table.compute_dtype.name for slot in slots}}
+
+
+def versions(mpi: str = "") -> dict[str, str]:
+    """Versions of everything that had a part in the file; `mpi` is the text of the MPI library."""
+    try:
+        own = version_of("mpips")
+    except PackageNotFoundError:
+        own = "unknown"  # runs from a checkout that was not installed
+    hdf5 = h5py.version.hdf5_version
+    return {"mpips": own, "numpy": np.__version__, "h5py": h5py.__version__, "hdf5": hdf5, "mpi": mpi}

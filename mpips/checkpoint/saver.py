@@ -1,0 +1,95 @@
+"""The `Saver` that servers are given: settings of the run bound to the writing of shards and the publishing."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mpips.checkpoint.disk import Life
+from mpips.checkpoint.publish import publish
+from mpips.checkpoint.schema import MANIFEST, load_manifest, step_name
+from mpips.checkpoint.tidy import clean
+from mpips.checkpoint.write import write_shard
+from mpips.errors import CheckpointError, UsageError
+from mpips.table import Dense
+
+if TYPE_CHECKING:
+    from mpips.server.saving import Cut, Piece
+
+
+class DirectorySaver:
+    """Writes checkpoints into one directory.
+
+    Args:
+        directory: holds one directory for each checkpoint.
+        keep_last: how many complete ones remain; None keeps all.
+        seed: of the run.
+        meta: JSON values, kept as they are.
+        mpi: version text of the MPI library.
+        life: of this process; by default what Slurm's environment says.
+    """
+
+    def __init__(self, directory: Path, *, keep_last: int | None = 3, seed: int = 0, meta: Any = None, mpi: str = "",
+                 life: Life | None = None) -> None:
+        self.directory = directory
+        self.keep_last = keep_last
+        self.seed = seed
+        self.meta = meta
+        self.mpi = mpi
+        self.life = life or Life.of(os.environ)
+        self._revisions: dict[tuple[int, int], int] = {}  # (clock, server) to what this process wrote last
+
+    def write_shard(self, cut: Cut, server: int, servers: int, pieces: Sequence[Piece]) -> Iterator[None]:
+        """Write one server's file under its final name, data on disk when the generator ends.
+
+        Raises:
+            MpipsError: the disk refuses; the text names the file and the machine.
+        """
+        revision = max(self._next(cut.clock), self._revisions.get((cut.clock, server), -1) + 1)
+        self._revisions[cut.clock, server] = revision
+        yield from write_shard(self.directory, cut, server, servers, pieces, life=self.life, revision=revision)
+
+    def publish(self, cut: Cut, servers: int, tables: Sequence[Dense]) -> Iterator[None]:
+        """On server 0, after every shard is there: the master file, then the manifest that makes it complete.
+
+        Raises:
+            MpipsError: a shard does not appear here (the directory is not shared), or the disk refuses.
+        """
+        revision = self._revisions.get((cut.clock, 0))
+        yield from publish(self.directory, cut, servers, tables, life=self.life,
+                           revision=self._next(cut.clock) if revision is None else revision,
+                           seed=self.seed, meta=self.meta, mpi=self.mpi, keep_last=self.keep_last)
+
+    def clean(self) -> None:
+        """Remove what killed lives left behind; call it before any rank writes."""
+        clean(self.directory, self.life)
+
+    def _next(self, clock: int) -> int:
+        """Revision that touches no file of the complete checkpoint of this clock.
+
+        All servers find the same one, because nothing is published between their looks. What this process wrote before
+        is remembered, because a network file system may hide the newest manifest for a while.
+        """
+        step = self.directory / step_name(clock)
+        if not (step / MANIFEST).exists():
+            return 0
+        try:
+            return load_manifest(step).revision + 1
+        except CheckpointError:
+            return 0  # damaged: nobody can read it any more, so none of its files is worth keeping
+
+
+def json_values(meta: Any) -> Any:
+    """Return `meta` as it will come back from the manifest (tuples become lists), or raise UsageError."""
+    try:
+        plain = json.loads(json.dumps(meta, allow_nan=False))
+        if msgspec.json.decode(msgspec.json.encode(plain)) != plain:
+            raise ValueError("an integer is too large")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(f"checkpoint meta: not JSON values: {error}") from error
+    return plain

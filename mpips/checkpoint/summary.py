@@ -1,0 +1,108 @@
+"""What there is to tell about checkpoints without loading them: the lists behind `mpips ckpt`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from math import hypot, sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mpips.checkpoint.read import Saved
+from mpips.checkpoint.schema import MANIFEST, MASTER, load_manifest, steps
+from mpips.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One directory of a list; `problem` is None for a complete checkpoint of which no file is missing or too short."""
+
+    name: str
+    step: int
+    state: str  # "complete", "incomplete" (no manifest) or "broken"
+    problem: str | None
+    clocks: list[int] | None
+    tables: int | None
+    servers: int | None
+    bytes: int
+    age: float  # seconds since it was completed, or since the last write
+
+
+def entries(directory: Path) -> list[Entry]:
+    """List the checkpoints of a directory, oldest clock first, broken ones too. Opens no HDF5 file: `verify` does."""
+    return [_entry(step, clock) for clock, step in steps(directory)]
+
+
+def _entry(step: Path, clock: int) -> Entry:
+    files = [entry for entry in step.iterdir() if entry.is_file()]
+    size = sum(f.stat().st_size for f in files)
+    newest = max((f.stat().st_mtime for f in [step, *files]), default=0.0)
+    if not (step / MANIFEST).exists():
+        return Entry(step.name, clock, "incomplete", f"no {MANIFEST}", None, None, None, size, _age(newest))
+    age = _age((step / MANIFEST).stat().st_mtime)
+    try:
+        manifest = load_manifest(step)
+    except CheckpointError as error:
+        return Entry(step.name, clock, "broken", str(error).removeprefix(f"{step}/"), None, None, None, size, age)
+    sizes = {f.name: f.stat().st_size for f in files}
+    bad = [f"{s.file}: {'missing' if s.file not in sizes else f'{sizes[s.file]} bytes, {s.bytes} were written'}"
+           for s in manifest.shards if sizes.get(s.file) != s.bytes]
+    if MASTER not in sizes:
+        bad.append(f"{MASTER}: missing")
+    return Entry(step.name, clock, "broken" if bad else "complete", bad[0] if bad else None, manifest.clocks,
+                 len(manifest.tables), manifest.servers, size, age)
+
+
+def _age(then: float) -> float:
+    return max(0.0, time.time() - then)
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Numbers about one array; min, max, mean and norm are over the finite elements, None if there are none."""
+
+    shape: list[int]
+    dtype: str
+    min: float | None
+    max: float | None
+    mean: float | None
+    norm: float | None
+    zeros: int
+    nonfinite: int
+
+
+def stats(saved: Saved, table: str, slot: str | None = None) -> Stats:
+    """Compute `Stats` block by block in float64; never more than a block is in memory."""
+    described = saved.table(table)
+    low, high, mean, norm, zeros, count = np.inf, -np.inf, 0.0, 0.0, 0, 0
+    dtype = str(saved.read(table, slot, 0, 0).dtype)
+    for start, stop in described.cells:
+        with np.errstate(invalid="ignore"):  # a signalling NaN
+            x = saved.read(table, slot, start, stop).astype(np.float64)
+        x = x[np.isfinite(x)]
+        if not x.size:
+            continue
+        low, high = min(low, float(x.min())), max(high, float(x.max()))
+        zeros += int(x.size - np.count_nonzero(x))
+        count += x.size
+        scale = max(-float(x.min()), float(x.max())) or 1.0  # squares of float64 may not fit in float64
+        x /= scale
+        mean += (float(x.mean()) * scale - mean) * (x.size / count)
+        norm = hypot(norm, scale * sqrt(float(np.dot(x, x))))
+    shape = list(described.shape)
+    if not count:
+        return Stats(shape, dtype, None, None, None, None, 0, described.size)
+    return Stats(shape, dtype, low, high, mean, norm, zeros, described.size - count)
+
+
+def rows(saved: Saved, table: str, slot: str | None, which: slice) -> np.ndarray[Any, np.dtype[Any]]:
+    """Return rows (along the first axis) of a table or slot, reading only the blocks that hold them."""
+    shape = saved.table(table).shape
+    if not shape:
+        return saved.array(table, slot)
+    first, last, _ = which.indices(shape[0])
+    width = int(np.prod(shape[1:], dtype=np.int64))
+    last = max(first, last)
+    return saved.read(table, slot, first * width, last * width).reshape(last - first, *shape[1:])

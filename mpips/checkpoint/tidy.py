@@ -1,0 +1,96 @@
+"""Removing: what a replacement left over, checkpoints that are too old, and the leftovers of killed lives.
+
+Nothing here removes a file that is not of this format, and nothing takes away a file that a standing manifest names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import h5py
+
+from mpips.checkpoint.disk import Life, is_temporary, sync_directory
+from mpips.checkpoint.master import shows, write_master
+from mpips.checkpoint.schema import H5_ERRORS, MANIFEST, MASTER, Manifest, is_shard, load_manifest, steps
+from mpips.errors import CheckpointError
+
+
+def settle(step: Path, manifest: Manifest) -> Iterator[None]:
+    """Remove the shards and temporary files in a complete checkpoint that its manifest does not name."""
+    named = {shard.file for shard in manifest.shards}
+    for entry in sorted(step.iterdir()):
+        if (is_shard(entry.name) and entry.name not in named) or is_temporary(entry.name):
+            entry.unlink(missing_ok=True)
+            yield
+
+
+def prune(directory: Path, clock: int, keep_last: int) -> Iterator[None]:
+    """Remove complete checkpoints before `clock` so that `keep_last` with the one of `clock` remain.
+
+    Those of later clocks belong to a run that this one has left by resuming from an earlier point; they, and incomplete
+    ones, are not touched. What is removed stops being complete first.
+    """
+    old = [step for at, step in steps(directory) if at <= clock and (step / MANIFEST).is_file()]
+    for step in old[:-keep_last]:
+        yield from remove(step)
+
+
+def remove(step: Path) -> Iterator[None]:
+    """Remove a checkpoint: its manifest first, and only files of this format, and the directory if nothing is left."""
+    (step / MANIFEST).unlink(missing_ok=True)
+    sync_directory(step)
+    (step / MASTER).unlink(missing_ok=True)
+    yield
+    for entry in sorted(step.iterdir()):
+        if is_shard(entry.name) or is_temporary(entry.name):
+            entry.unlink(missing_ok=True)
+            yield
+    if not any(step.iterdir()):
+        step.rmdir()
+
+
+def clean(directory: Path, life: Life) -> None:
+    """Remove what killed lives left behind; call it before anything is written by this one.
+
+    That is: temporary files, shards of incomplete checkpoints, and shards of a replacement that was not completed. A
+    file that may be another job's work of this hour is left alone. An incomplete checkpoint that has its master lacks
+    nothing but the manifest, and is left for a person to look at.
+    """
+    for _, step in steps(directory):
+        with suppress(FileNotFoundError):  # another rank is cleaning too, and was faster
+            for _ in _clean(step, life):
+                pass
+
+
+def _clean(step: Path, life: Life) -> Iterator[None]:
+    idle = life.outlived(step)
+    files = sorted(step.iterdir())
+    for entry in files:
+        if is_temporary(entry.name) and life.outlived(entry):
+            entry.unlink(missing_ok=True)
+    shards = [entry for entry in files if is_shard(entry.name)]
+    if not (step / MANIFEST).exists():
+        if idle and not (step / MASTER).exists() and all(life.outlived(entry) for entry in shards):
+            yield from remove(step)
+        return
+    try:
+        manifest = load_manifest(step)
+    except CheckpointError:
+        return  # damaged, which whoever wants to read it is told
+    named = {shard.file for shard in manifest.shards}
+    spare = [entry for entry in shards if entry.name not in named]
+    if spare and all(life.outlived(entry) for entry in spare):
+        if not master_fits(step, manifest):  # killed between the two renames: the master shows the spare shards
+            yield from write_master(step, manifest, life)
+        yield from settle(step, manifest)
+
+
+def master_fits(step: Path, manifest: Manifest) -> bool:
+    """Whether the master shows exactly the shards of the manifest."""
+    try:
+        with h5py.File(step / MASTER, "r", locking=False) as file:
+            return all(shows(step, manifest, file, t, array) is None for t in manifest.tables for array in t.arrays)
+    except H5_ERRORS:
+        return False

@@ -1,0 +1,129 @@
+"""Walk a whole checkpoint and list everything that is wrong, with file, table and block."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+
+from mpips.checkpoint.disk import is_temporary
+from mpips.checkpoint.master import shows
+from mpips.checkpoint.publish import read_index
+from mpips.checkpoint.read import Saved, locate
+from mpips.checkpoint.schema import FORMAT, H5_ERRORS, MANIFEST, MASTER, VERSION, ShardIndex, crc32, is_shard
+from mpips.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong; `what` is a phrase."""
+
+    file: str
+    what: str
+    table: str | None = None
+    array: str | None = None
+    block: int | None = None
+
+    def __str__(self) -> str:
+        parts = [f"table '{self.table}'" if self.table is not None else "", self.array or "",
+                 f"block {self.block}" if self.block is not None else ""]
+        return ": ".join([self.file, *(p for p in parts if p), self.what])
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was looked at and what was found; `ok` if nothing is wrong."""
+
+    path: Path
+    findings: tuple[Finding, ...]
+    blocks: int  # of which the checksum was compared
+    nbytes: int  # of those
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.findings
+
+
+def verify(path: str | os.PathLike[str]) -> Report:
+    """Compare structure and every checksum of a checkpoint; CheckpointError if `path` is not a complete one at all."""
+    step = locate(path)
+    try:
+        saved = Saved(step, structure=False)
+    except CheckpointError as error:
+        return Report(step, (Finding(MANIFEST, str(error).removeprefix(f"{step / MANIFEST}: ")),), 0, 0)
+    with saved:
+        findings: list[Finding] = []
+        blocks = nbytes = 0
+        for number, shard in enumerate(saved.manifest.shards):
+            problems = saved.problems(number)
+            findings += [Finding(shard.file, what, table) for table, what in problems]
+            if any(table is None for table, _ in problems):
+                continue
+            findings += _index(saved, number)
+            broken = {table for table, _ in problems}
+            for table in saved.manifest.tables:
+                if table.name in broken:
+                    continue
+                for index, where in enumerate(table.blocks.shard):
+                    for array in table.arrays if where == number else ():
+                        blocks += 1
+                        try:
+                            raw = saved.raw_block(table.name, array, index)
+                        except CheckpointError as error:
+                            findings.append(Finding(shard.file, str(error), table.name, array, index))
+                            continue
+                        nbytes += raw.nbytes
+                        if crc32(raw) != table.blocks.crc32[array][index]:
+                            what = "does not match its checksum"
+                            findings.append(Finding(shard.file, what, table.name, array, index))
+        findings += _master(saved)
+        named = {shard.file for shard in saved.manifest.shards}
+        findings += [Finding(entry.name, "not named by the manifest") for entry in sorted(step.iterdir())
+                     if (is_shard(entry.name) and entry.name not in named) or is_temporary(entry.name)]
+        return Report(step, tuple(findings), blocks, nbytes)
+
+
+def _index(saved: Saved, number: int) -> Iterator[Finding]:
+    """Compare what a shard says about itself with the manifest."""
+    manifest, file = saved.manifest, saved.manifest.shards[number].file
+    try:
+        index: ShardIndex = read_index(saved.path / file)
+    except CheckpointError as error:
+        yield Finding(file, str(error).removeprefix(f"{saved.path / file}:").lstrip())
+        return
+    if (index.clocks, index.servers) != (manifest.clocks, manifest.servers):
+        yield Finding(file, f"of clocks {index.clocks} and {index.servers} servers")
+    for table in manifest.tables:
+        mine = [i for i, shard in enumerate(table.blocks.shard) if shard == number]
+        own = index.tables.get(table.name)
+        want = [(i, table.blocks.folds[i], *(table.blocks.crc32[a][i] for a in table.arrays)) for i in mine]
+        have = list(zip(own.index, own.folds, *(own.crc32[a] for a in table.arrays), strict=True)) if own else []
+        if want != have:
+            yield Finding(file, "its index differs from the manifest", table.name)
+
+
+def _master(saved: Saved) -> Iterator[Finding]:
+    """Compare the master with the manifest: each table whole, from the shards that the manifest names."""
+    manifest, path = saved.manifest, saved.path / MASTER
+    if not path.exists():
+        yield Finding(MASTER, "missing")
+        return
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            stamp = {key: file.attrs.get(key) for key in ("format", "version", "clock")}
+            if stamp != {"format": FORMAT, "version": VERSION, "clock": manifest.clock}:
+                yield Finding(MASTER, f"its attributes are {stamp}")
+            for table in manifest.tables:
+                for array in table.arrays:
+                    try:
+                        what = shows(saved.path, manifest, file, table, array)
+                    except H5_ERRORS as error:
+                        what = f"cannot be read: {error}"
+                    if what:
+                        yield Finding(MASTER, what, table.name, array)
+    except H5_ERRORS as error:
+        yield Finding(MASTER, str(error))

@@ -1,0 +1,60 @@
+"""The `mpips` command: one module a subcommand, each with `add_parser(subparsers)` and `run(args) -> exit code`.
+
+Only the module of the subcommand that was asked for is imported: a thousand ranks should not load what they do not use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
+
+from mpips import __version__
+from mpips.errors import UsageError
+
+COMMANDS = ("train", "predict", "ckpt", "doctor", "plan")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one `mpips` command and return its exit code; wrong input is one line on stderr."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        args = _parse(argv)
+        return int(args.run(args))
+    except UsageError as error:
+        if not _told(error):
+            print(f"mpips: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        return error.exit_code
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are UsageErrors like all others: one line, told once."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UsageError."""
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Return the arguments, with the subcommand's `run` among them."""
+    parser = Parser(prog="mpips", description="A parameter server on MPI one-sided windows.")
+    parser.add_argument("--version", action="version", version=f"mpips {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name in [word for word in argv[:1] if word in COMMANDS] or COMMANDS:
+        import_module(f"mpips.cli.{name}").add_parser(commands)
+    try:
+        return parser.parse_args(argv)
+    except UsageError as error:
+        if argv[:1] != ["train"]:
+            raise
+        from mpips.train.fit import together
+
+        together(error)  # the other ranks of a job were given the same words
+
+
+def _told(error: UsageError) -> bool:
+    """Whether rank 0 tells this error, for all ranks have it. It comes to that: MPI lets nobody end before all do."""
+    mpi = sys.modules.get("mpi4py.MPI")
+    return getattr(error, "alike", False) and mpi is not None and mpi.COMM_WORLD.Get_rank() > 0

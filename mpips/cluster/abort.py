@@ -1,0 +1,237 @@
+"""How a job ends when one rank fails: the reason is printed once, then all ranks are ended.
+
+An uncaught exception hangs both Open MPI and MPICH: the rank waits in MPI_Finalize for others that wait for it. So
+inside `run` every exception ends the job at once, and afterwards every uncaught one does; only an error that is known
+to be raised on all ranks alike can be caught and survived.
+
+| ended by                   | printed                                       | exit code                          |
+|----------------------------|-----------------------------------------------|------------------------------------|
+| UsageError                 | one line                                      | 2                                  |
+| another MpipsError         | who, where, and the traceback                 | its `exit_code`                    |
+| any other exception        | the same                                      | 1                                  |
+| sys.exit(n) inside `run`   | one line, with the place                      | n; 1 for n = 0 (others still work) |
+| Ctrl-C                     | one line                                      | 130                                |
+| a signal                   | what the launcher prints, and the stacks of a | the launcher's (143 or 15 for      |
+|                            | crash (faulthandler)                          | SIGTERM)                           |
+
+SIGTERM keeps its default action: a rank that is told to end ends, even inside MPI, where no Python handler runs.
+"""
+
+from __future__ import annotations
+
+import array
+import faulthandler
+import fcntl
+import os
+import socket
+import stat
+import sys
+import termios
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mpips.cluster.agree import LIMIT, alike, meet
+from mpips.errors import FAILED, MpipsError, UsageError
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+PACKAGE = Path(__file__).resolve().parent.parent
+INTERRUPTED = 130
+FIRST_SPEAKS = 3.0  # seconds in which rank 0 ends the job after an error that all ranks raise
+DRAIN = 1.0  # seconds that a launcher has to read what was written before the job ends
+TEXT = 4096  # bytes of a message that is passed to all ranks
+
+
+class Hook:
+    """What happens to an exception that nobody catches, for a job on `comm`."""
+
+    def __init__(self, comm: MPI.Comm, describe: Callable[[], str], before: Any, before_thread: Any) -> None:
+        self.comm = comm
+        self.describe = describe
+        self.before = before
+        self.before_thread = before_thread
+        self.pid = os.getpid()
+        self.lock = threading.Lock()
+
+    def __call__(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        """Be `sys.excepthook`."""
+        if self.ours():
+            self.end(error, trace)
+        if os.getpid() == self.pid and isinstance(error, MpipsError) and not hasattr(sys, "ps1"):
+            code = exit_code(error)
+            say(message(error, trace, who=self.who(), rank=0, size=1, code=code))
+            raise SystemExit(code)
+        self.before(kind, error, trace)
+
+    def thread(self, args: threading.ExceptHookArgs) -> None:
+        """Be `threading.excepthook`."""
+        if self.ours() and args.exc_value is not None and not isinstance(args.exc_value, SystemExit):
+            self.end(args.exc_value, args.exc_traceback, args.thread.name if args.thread else "that has ended")
+        self.before_thread(args)
+
+    def ours(self) -> bool:
+        """Whether there is a job to end: not in a forked child, not after MPI's end, not in a world of one."""
+        from mpi4py import MPI
+
+        return os.getpid() == self.pid and not MPI.Is_finalized() and self.comm.size > 1
+
+    def end(self, error: BaseException, trace: TracebackType | None, thread: str = "") -> None:
+        """Print why, once, and end all ranks. Does not return."""
+        with self.lock:  # two threads may fail at once
+            code = exit_code(error)
+            try:
+                if getattr(error, "alike", False) and self.comm.rank:
+                    time.sleep(FIRST_SPEAKS)
+                say(message(error, trace, who=self.who(), rank=self.comm.rank, size=self.comm.size, thread=thread,
+                            code=code))
+            finally:
+                self.comm.Abort(code)
+                os._exit(code)
+
+    def who(self) -> str:
+        """Role and step; a failure in here must not hide the one that is reported."""
+        try:
+            return self.describe()
+        except Exception as error:  # noqa: BLE001
+            return f"(describe: {error!r})"
+
+
+def install(comm: MPI.Comm, describe: Callable[[], str] = str) -> Hook:
+    """From now on an exception that nobody catches, in any thread, ends the job of `comm`.
+
+    `describe()` gives role and step for the message, such as "worker 1, clock 7". A second call replaces the first one.
+    """
+    before, before_thread = sys.excepthook, threading.excepthook
+    if isinstance(before, Hook):
+        before, before_thread = before.before, before.before_thread
+    hook = Hook(comm, describe, before, before_thread)
+    sys.excepthook = hook
+    threading.excepthook = hook.thread
+    if not faulthandler.is_enabled() and sys.__stderr__ is not None:
+        faulthandler.enable(sys.__stderr__)  # SIGBUS is how a full /dev/shm shows itself
+    return hook
+
+
+def describe(what: Callable[[], str]) -> None:
+    """Change what the installed hook says about this rank's role and step."""
+    if isinstance(sys.excepthook, Hook):
+        sys.excepthook.describe = what
+
+
+@contextmanager
+def installed(comm: MPI.Comm) -> Iterator[None]:
+    """`install`, and end the job on any exception that leaves the block, unless all ranks raise it (`settle`, `agree`).
+
+    Catching such an exception could do no good: the other ranks wait for this one. In a world of one all of them go
+    their way.
+    """
+    hook = install(comm)
+    try:
+        yield
+    except BaseException as error:
+        if hook.ours() and not getattr(error, "alike", False):
+            hook.end(error, error.__traceback__)
+        raise
+    finally:
+        hook.describe = str
+
+
+def settle(comm: MPI.Comm, problem: UsageError | None, limit: float = LIMIT) -> None:
+    """Raise on every rank if any rank has a problem: its text is the first such rank's. Collective."""
+    if comm.size == 1:
+        if problem is not None:
+            raise problem
+        return
+    text = " ".join(str(problem or "").split()).encode()[:TEXT]
+    length = np.array([len(text) + 1 if problem else 0], "<u4").view(np.uint8)
+    lengths = meet(comm, length, limit).view("<u4").reshape(-1)
+    if not lengths.any():
+        return
+    first = int(np.flatnonzero(lengths)[0])
+    row = np.zeros(TEXT, np.uint8)
+    row[: len(text)] = np.frombuffer(text, np.uint8)
+    said = meet(comm, row, limit)[first, : int(lengths[first]) - 1].tobytes().decode(errors="replace")
+    if problem is not None and comm.rank == first:
+        raise alike(problem)
+    everywhere = bool(lengths.all())
+    raise alike(UsageError(said if everywhere else f"{said} (on rank {first})"))
+
+
+def exit_code(error: BaseException) -> int:
+    """Return the code that a job ends with for an exception."""
+    if isinstance(error, MpipsError):
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    if isinstance(error, SystemExit) and isinstance(error.code, int) and 0 < error.code < 256:
+        return error.code
+    return FAILED
+
+
+def message(error: BaseException, trace: TracebackType | None, *, who: str, rank: int, size: int, thread: str = "",
+            code: int = FAILED) -> str:
+    """Return what is printed: one line for what the user did, else a line and the whole traceback, outer frames too."""
+    who = f"{who}, " if who else ""
+    place = where(trace)
+    at = f", {place}" if place else ""
+    if isinstance(error, UsageError):
+        return f"mpips: error: {' '.join(str(error).split())} ({who}rank {rank}{at})\n"
+    on = f"{who}rank {rank} of {size} on {socket.gethostname()}"
+    if isinstance(error, SystemExit):
+        return f"mpips: sys.exit({error.code!r}) inside run, while other ranks work ({on}{at})\n"
+    if isinstance(error, KeyboardInterrupt):
+        return f"mpips: interrupted ({on}{at})\n"
+    text = traceback.TracebackException(type(error), error, trace)
+    if trace is not None and trace.tb_frame.f_back is not None and not thread:
+        outer = traceback.extract_stack(trace.tb_frame.f_back)
+        text.stack = traceback.StackSummary.from_list([*outer, *text.stack])
+    inside = f" in thread {thread}" if thread else ""
+    return f"mpips: {on} failed{inside}; the job ends with exit code {code}\n{''.join(text.format())}"
+
+
+def where(trace: TracebackType | None) -> str:
+    """Return "FILE line N" of the innermost frame outside this package, or "" if there is none."""
+    if trace is None:
+        return ""
+    frames = list(traceback.walk_tb(trace))[::-1]
+    if trace.tb_frame.f_back is not None:
+        frames += traceback.walk_stack(trace.tb_frame.f_back)
+    for name, line in ((frame.f_code.co_filename, line) for frame, line in frames):
+        if not name.startswith("<frozen") and PACKAGE not in Path(name).resolve().parents:
+            return f"{Path(name).name} line {line}"
+    return ""
+
+
+def say(text: str) -> None:
+    """Write to stderr in one piece, after all that was printed before, and let the launcher read it."""
+    for stream, what in ((sys.stdout, ""), (sys.stderr, text)):
+        if stream is None:
+            continue
+        try:
+            stream.write(what)
+            stream.flush()
+            _drain(stream.fileno())
+        except (OSError, ValueError):  # closed, or nobody reads it: the job must end all the same
+            continue
+
+
+def _drain(fd: int) -> None:
+    """Wait until nothing is left in a pipe: what a launcher has not read when the job ends may be lost."""
+    if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+        return
+    left = array.array("i", [0])
+    end = time.perf_counter() + DRAIN
+    while time.perf_counter() < end:
+        fcntl.ioctl(fd, termios.FIONREAD, left)
+        if not left[0]:
+            return
+        time.sleep(1e-3)

@@ -1,0 +1,38 @@
+"""A world of one process: one worker, all servers beside it, on the `local` transport."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from mpips.cluster.memory import check_plan
+from mpips.cluster.results import decode, encode
+from mpips.cluster.run import Job, make_worker, plan_of, restore
+from mpips.errors import UsageError, WaitTimeout
+from mpips.transport.local import Local
+
+log = logging.getLogger("mpips")
+
+
+def run_alone(job: Job) -> list[Any]:
+    """Run the job's worker here, stepping the servers while it waits."""
+    servers = job.servers[0] if isinstance(job.servers, tuple) else 1 if job.servers == "per-node" else job.servers
+    if not isinstance(servers, int) or servers < 1:
+        raise UsageError(f"run: servers {job.servers!r} is not a number from 1, \"per-node\" or (number, \"first\")")
+    if job.readers:
+        log.warning("one process: the %d reader(s) are left out", job.readers)
+    plan = plan_of(job, servers, 1, 0)
+    check_plan(plan, list(range(servers)), shared=False)
+    restored = restore(job)
+    transport = Local([m.size for m in plan.maps])
+    # Each server, and the worker, may come to know later tables at its own time, so each has its own plan.
+    nodes = [job.server(transport, plan_of(job, servers, 1, 0), index, restored) for index in range(servers)]
+    transport.steps = [node.step for node in nodes]
+    worker = make_worker(job, transport, plan, 0, job.clocks(plan, restored)[0], 0)
+    result = job.work(worker)
+    worker._end()
+    for _ in range(1000):
+        transport.poll()
+        if all(node.finished for node in nodes):
+            return [decode(encode(result, "result of worker 0"))]
+    raise WaitTimeout("the servers do not come to an end though the worker has")

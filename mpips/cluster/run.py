@@ -1,0 +1,179 @@
+"""`run`: from one function and a list of tables to servers, workers and readers, and back to the workers' results."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mpips.arrays import pick_device
+from mpips.errors import UsageError
+from mpips.server import Server
+from mpips.server.saving import Restored, Saver
+from mpips.table import Dense, check_tables
+from mpips.transport.plan import Plan, make_plan
+from mpips.worker import Reader, Worker
+from mpips.worker.device import Device
+from mpips.worker.link import Link
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+NODES = ("real", "single")
+ENGINES = ("auto", "numpy", "numba")
+
+
+class CheckpointPolicy(Protocol):
+    """What `run` asks of `checkpoint=`; `mpips.Checkpoints` is one."""
+
+    every: int | None
+    at_end: bool
+
+    def check(self) -> None:
+        """Raise UsageError if checkpoints cannot be written where they should."""
+
+    def restore(self) -> Restored | None:
+        """Return the checkpoint to start from, if any."""
+
+    def bind(self, *, seed: int, meta: Any = None, mpi: str = "", clean: bool = True) -> Saver:
+        """Return what writes checkpoints for this run."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """The arguments of `run` after checking, the same on every rank."""
+
+    work: Callable[[Worker], Any]
+    tables: list[Dense]
+    servers: int | str | tuple[int, str]
+    readers: int
+    read: Callable[[Reader], Any] | None
+    checkpoint: CheckpointPolicy | None
+    seed: int
+    device: str
+    timeout: float
+    nodes: str
+    reserve: int
+    meta: Any
+    fold: str
+
+    def digest(self) -> str:
+        """Hash of all that must be equal on every rank."""
+        text = json.dumps([[t.describe() for t in self.tables], self.servers, self.readers, self.seed, self.timeout, self.nodes,
+                           self.reserve, self.fold, self.checkpoint is not None and self.checkpoint.every], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def server(self, transport: Any, plan: Plan, index: int, restored: Restored | None, mpi: str = "") -> Server:
+        """Make server number `index`."""
+        policy = self.checkpoint
+        saver = policy.bind(seed=self.seed, meta=self.meta, mpi=mpi, clean=index == 0) if policy else None
+        return Server(transport, plan, index, seed=self.seed, engine=self.fold, clocks=self.clocks(plan, restored), saver=saver,
+                      every=policy.every if policy else None, at_end=bool(policy and policy.at_end), restored=restored)
+
+    def clocks(self, plan: Plan, restored: Restored | None) -> list[int]:
+        """Clock at which each worker starts: its own if nobody waits for anybody and the workers are as many, else the furthest."""
+        if restored is None:
+            return [0] * plan.workers
+        alone = all(table.staleness is None for table in self.tables)
+        if alone and len(restored.clocks) == plan.workers:
+            return list(restored.clocks)
+        return [max(restored.clocks, default=0)] * plan.workers
+
+
+def run(work: Callable[[Worker], Any], tables: Sequence[Dense], *, servers: int | str | tuple[int, str] = 1, readers: int = 0,
+        read: Callable[[Reader], Any] | None = None, checkpoint: CheckpointPolicy | None = None, seed: int = 0,
+        device: str = "auto", timeout: float = 300.0, nodes: str = "real", reserve: int = 0, meta: Any = None,
+        fold: str = "auto") -> list[Any] | None:
+    """Run `work(ps)` on every worker rank with `tables` on the server ranks; return the results on worker 0, else None.
+
+    Started by `mpirun -n 6 python demo.py` or `srun python demo.py`; as a single process it runs one worker and `servers` servers
+    in that process.
+
+    | argument   | choices                                                                                          |
+    |------------|--------------------------------------------------------------------------------------------------|
+    | servers    | n: spread over the nodes; "per-node": one on each; (n, "first"): the first n ranks                |
+    | readers    | ranks that run `read(ps)` and only pull, always the newest, until `ps.done`                       |
+    | checkpoint | `mpips.Checkpoints(directory, every=, keep_last=, resume=)`                                       |
+    | device     | "auto": a GPU where CuPy finds one, "cpu", "gpu"                                                  |
+    | timeout    | seconds after which any wait ends the job and says who waited for whom                            |
+    | nodes      | "real"; "single" treats each rank as alone on its node (tests, benchmarks)                        |
+    | reserve    | spare bytes on each server for tables that are created later                                      |
+    | meta       | JSON values kept in every checkpoint                                                              |
+    | fold       | what runs the optimizers: "auto", "numpy", "numba"; the bits are the same                         |
+
+    Args:
+        work: called with a `Worker`; its result is None, bool, int, float, str, bytes, an array, or lists, tuples and dicts of these.
+        tables: what is stored; names are unique.
+        seed: of the initial values.
+
+    Raises:
+        UsageError: wrong arguments, on every rank, before anything is started.
+
+    >>> run(lambda ps: ps.workers, [])                                                # doctest: +SKIP
+    [1]
+    """
+    from mpi4py import MPI
+
+    from mpips.cluster import abort, world
+
+    comm = MPI.COMM_WORLD
+    with abort.installed(comm):
+        problem = None
+        try:
+            job = _check(Job(work, list(tables), servers, readers, read, checkpoint, seed, device, timeout, nodes, reserve, meta, fold))
+            world.refuse_singletons(comm.Get_size())
+        except UsageError as error:
+            problem = error
+        abort.settle(comm, problem)
+        if comm.Get_size() == 1:
+            from mpips.cluster.alone import run_alone
+
+            return run_alone(job)
+        from mpips.cluster.together import run_together
+
+        return run_together(job, comm)
+
+
+def _check(job: Job) -> Job:
+    if not callable(job.work):
+        raise UsageError(f"run: work {job.work!r} is not a function")
+    check_tables(job.tables)
+    if job.fold not in ENGINES:
+        raise UsageError(f"run: fold {job.fold!r} is not one of {ENGINES}")
+    if job.nodes not in NODES:
+        raise UsageError(f"run: nodes {job.nodes!r} is not one of {NODES}")
+    for key, value in (("readers", job.readers), ("reserve", job.reserve), ("seed", job.seed)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise UsageError(f"run: {key} {value!r} is not a number from 0")
+    if not job.timeout > 0:
+        raise UsageError(f"run: timeout {job.timeout!r} is not a number of seconds above 0")
+    if (job.readers > 0) != (job.read is not None):
+        raise UsageError(f"run: readers={job.readers} and read={job.read!r} go together")
+    if job.device not in ("auto", "cpu", "gpu"):
+        raise UsageError(f"run: device {job.device!r} is not one of ('auto', 'cpu', 'gpu')")
+    return job
+
+
+def make_worker(job: Job, transport: Any, plan: Plan, index: int, now: int, local_rank: int) -> Worker:
+    """Make worker `index`, on its device."""
+    number = pick_device(job.device, local_rank)
+    link = Link(transport, plan, index, now, job.timeout)
+    return Worker(link, device=Device(number) if number is not None else None, saves=job.checkpoint is not None)
+
+
+def plan_of(job: Job, servers: int, workers: int, readers: int) -> Plan:
+    """Lay out the job's tables."""
+    return make_plan(job.tables, servers=servers, workers=workers, readers=readers, reserve=job.reserve)
+
+
+def restore(job: Job, comm: MPI.Comm | None = None) -> Restored | None:
+    """Check that checkpoints can be written, open the one to start from and compare it with the tables."""
+    if job.checkpoint is None:
+        return None
+    job.checkpoint.check()
+    restored = job.checkpoint.restore()
+    if restored is not None:
+        restored.check(job.tables)
+    return restored

@@ -1,0 +1,151 @@
+"""A world of several processes: windows over all ranks, each in its role, results to worker 0, an end that everybody reaches."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mpips.cluster import abort
+from mpips.cluster.agree import agree
+from mpips.cluster.memory import check_plan
+from mpips.cluster.results import decode, encode
+from mpips.cluster.roles import Roles, assign
+from mpips.cluster.run import Job, make_worker, plan_of, restore
+from mpips.cluster.world import gpu_index, nodes_of
+from mpips.errors import UsageError
+from mpips.server import Server
+from mpips.transport.base import Backoff, wait
+from mpips.transport.plan import Plan
+from mpips.transport.rma import Rma
+from mpips.transport.words import CLOCK, END
+from mpips.worker import Reader
+from mpips.worker.link import Link
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+RESULT = 1  # tag of a worker's result
+
+
+def run_together(job: Job, world: MPI.Comm) -> list[Any] | None:
+    """Run the job on all ranks of `world`; collective at start and end only."""
+    from mpi4py import MPI
+
+    comm = world.Dup()
+    rank = comm.Get_rank()
+    problem: UsageError | None = None
+    restored = None
+    nodes, local = nodes_of(comm)
+    try:
+        roles = assign(nodes, job.servers, job.readers)
+        plan = plan_of(job, len(roles.servers), len(roles.workers), len(roles.readers))
+        here = [s for s, r in enumerate(roles.servers) if nodes[r] == nodes[rank]]
+        check_plan(plan, here, shared=True)
+        if rank == roles.servers[0] and job.checkpoint is not None:
+            job.checkpoint.check()
+        restored = restore(job) if rank in roles.servers else None
+    except UsageError as error:
+        problem = error
+    abort.settle(comm, problem)
+    agree(comm, {"tables and configuration": job.digest(), "layout": plan.layout.digest()})
+    clocks = comm.bcast(job.clocks(plan, restored) if rank == roles.servers[0] else None, root=roles.servers[0])
+
+    node = comm.Split(rank if job.nodes == "single" else nodes[rank], rank)
+    spread = job.nodes == "single" or len(set(nodes)) > 1
+    transport = Rma(comm, node, list(roles.servers), [m.size for m in plan.maps], spread)
+    kind, index = roles.role(rank)
+    server = None
+    if kind == "server":
+        server = job.server(transport, plan, index, restored, MPI.Get_library_version().splitlines()[0])
+        transport.sync()
+    comm.Barrier()  # nobody looks at a window before its server has filled it
+    abort.describe(lambda: f"{kind} {index}")
+
+    results = None
+    if server is not None:
+        _serve(server, transport)
+    elif kind == "worker":
+        results = _work(job, comm, roles, transport, plan, index, clocks[index], _place(nodes, roles, rank))
+    else:
+        _read(job, transport, plan, index)
+    _leave(comm, transport, plan, job.timeout)
+    node.Free()
+    comm.Free()
+    return results
+
+
+def _place(nodes: list[int], roles: Roles, rank: int) -> int:
+    """Number of a worker among the workers of its node: its GPU."""
+    return sum(1 for r in roles.workers if nodes[r] == nodes[rank] and r < rank)
+
+
+def _serve(server: Server, transport: Rma) -> None:
+    backoff = Backoff(transport)
+    while not server.finished:
+        transport.poll()
+        if server.step():
+            backoff.reset()
+        else:
+            backoff.rest()
+
+
+def _work(job: Job, comm: MPI.Comm, roles: Roles, transport: Rma, plan: Plan, index: int, now: int, local: int) -> list[Any] | None:
+    worker = make_worker(job, transport, plan, index, now, local)
+    abort.describe(lambda: f"worker {index}, clock {worker.now}")
+    result = encode(job.work(worker), f"result of worker {index}")
+    worker._end()
+    return _gather(comm, roles, transport, plan, index, result, job.timeout)
+
+
+def _gather(comm: MPI.Comm, roles: Roles, transport: Rma, plan: Plan, index: int, mine: bytes, limit: float) -> list[Any] | None:
+    """Send results to worker 0, which returns them in the workers' order."""
+    from mpi4py import MPI
+
+    if index > 0:
+        request = comm.Isend([np.frombuffer(mine, np.uint8), MPI.BYTE], roles.workers[0], RESULT)
+        wait(transport, request.Test, f"worker {index}: worker 0 to take the result", lambda: _running(transport, plan), limit,
+             lambda: _clocks(transport, plan))
+        return None
+    parts: dict[int, bytes] = {0: mine}
+    status = MPI.Status()
+
+    def arrived() -> bool:
+        if comm.Iprobe(MPI.ANY_SOURCE, RESULT, status):
+            source = status.Get_source()
+            data = np.empty(status.Get_count(MPI.BYTE), np.uint8)
+            receive = comm.Irecv([data, MPI.BYTE], source, RESULT)
+            wait(transport, receive.Test, f"the result of rank {source}", lambda: "it has begun to send", limit)
+            parts[roles.workers.index(source)] = data.tobytes()
+        return len(parts) == len(roles.workers)
+
+    wait(transport, arrived, "worker 0: the results of the other workers", lambda: _running(transport, plan), limit,
+         lambda: _clocks(transport, plan))
+    return [decode(parts[k]) for k in range(len(roles.workers))]
+
+
+def _read(job: Job, transport: Rma, plan: Plan, index: int) -> None:
+    assert job.read is not None
+    link = Link(transport, plan, plan.workers + index, 0, job.timeout)
+    job.read(Reader(link))
+    link.tell_all(END, 1)
+
+
+def _leave(comm: MPI.Comm, transport: Rma, plan: Plan, limit: float) -> None:
+    """Meet everybody without blocking, then give the windows back."""
+    request = comm.Ibarrier()
+    wait(transport, request.Test, "the end of all ranks", lambda: _running(transport, plan), limit, lambda: _clocks(transport, plan))
+    transport.close()
+
+
+def _clocks(transport: Rma, plan: Plan) -> list[list[int]]:
+    """Clocks and ends of all clients on server 0: as long as they change, somebody works."""
+    return [transport.row(0, plan.words.client(k) + CLOCK, END - CLOCK + 1) for k in range(plan.clients)]
+
+
+def _running(transport: Rma, plan: Plan) -> str:
+    left = [k for k, (_, end) in enumerate(_clocks(transport, plan)) if not end]
+    names = [f"worker {k}" if k < plan.workers else f"reader {k - plan.workers}" for k in left]
+    return f"still at work: {', '.join(names)}" if names else "a server has not come to its end"
+
+

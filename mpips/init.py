@@ -1,0 +1,117 @@
+"""Initial values of a table: each block's values depend on seed, table name and block number alone.
+
+So they are the same for any number of servers. The random bits come from Philox4x32-10 (Salmon et al., "Parallel random
+numbers: as easy as 1, 2, 3", SC 2011), keyed by (seed, table) and started at a counter of its own for each block.
+
+>>> import numpy as np
+>>> normal(0.5).block("w", (4, 3), np.dtype("f4"), seed=0, index=0, start=0, stop=12).shape
+(12,)
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass, field
+from math import sqrt
+from typing import Any
+
+import numpy as np
+
+from mpips.errors import UsageError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Init:
+    """One way to fill a table; use the functions of this module to make one."""
+
+    kind: str
+    a: float = 0.0
+    b: float = 0.0
+    seed: int | None = None
+    values: Array | None = field(default=None, compare=False, repr=False)
+
+    def block(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], *, seed: int, index: int, start: int,
+              stop: int) -> Array:
+        """Return the flat elements `start:stop`, which are block `index` of the table's grid, as a new array of `dtype`."""
+        n = stop - start
+        if self.kind == "constant":
+            return np.full(n, self.a, dtype)
+        if self.kind == "array":
+            assert self.values is not None
+            return self.values.reshape(-1)[start:stop].astype(dtype)
+        key = (np.uint64(self.seed if self.seed is not None else seed), np.uint64(zlib.crc32(name.encode())))
+        bits = np.random.Generator(np.random.Philox(key=np.array(key), counter=np.array([0, 0, 0, index], np.uint64)))
+        draw: type[Any] = np.float64 if dtype == np.float64 else np.float32  # half tables start from their float32 master
+        low, high, scale = self._bounds(shape)
+        if scale is not None:
+            return (bits.standard_normal(n, draw) * draw(scale)).astype(dtype, copy=False)
+        return (bits.random(n, draw) * draw(high - low) + draw(low)).astype(dtype, copy=False)
+
+    def _bounds(self, shape: tuple[int, ...]) -> tuple[float, float, float | None]:
+        """Return (low, high, None) for a uniform law or (0, 0, sigma) for a normal one."""
+        fan_in, fan_out = fans(shape)
+        if self.kind == "uniform":
+            return self.a, self.b, None
+        if self.kind == "xavier":
+            limit = sqrt(6.0 / max(1, fan_in + fan_out))
+            return -limit, limit, None
+        if self.kind == "he":
+            return 0.0, 0.0, sqrt(2.0 / max(1, fan_in))
+        return 0.0, 0.0, self.a
+
+    def check(self, name: str, shape: tuple[int, ...]) -> None:
+        """Raise UsageError if this cannot fill a table of `shape`."""
+        if self.values is not None and self.values.shape != tuple(shape):
+            raise UsageError(f"table '{name}': the initial array has shape {self.values.shape}, the table {tuple(shape)}")
+
+    def describe(self) -> dict[str, Any]:
+        """Return what makes two initialisers the same, as JSON values (an array by its checksum)."""
+        out: dict[str, Any] = {"kind": self.kind, "a": self.a, "b": self.b, "seed": self.seed}
+        if self.values is not None:
+            out["crc32"] = zlib.crc32(np.ascontiguousarray(self.values).view(np.uint8).reshape(-1))
+        return out
+
+
+def fans(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return (fan_in, fan_out): weights are (in, out); a kernel is (height, width, in, out); a vector has fan 1."""
+    if len(shape) < 2:
+        return 1, shape[0] if shape else 1
+    area = int(np.prod(shape[:-2], dtype=np.int64))
+    return area * shape[-2], area * shape[-1]
+
+
+def zeros() -> Init:
+    """All zeros."""
+    return Init("constant", 0.0)
+
+
+def constant(value: float) -> Init:
+    """All `value`."""
+    return Init("constant", float(value))
+
+
+def uniform(low: float = -0.05, high: float = 0.05, *, seed: int | None = None) -> Init:
+    """Uniform on [low, high)."""
+    return Init("uniform", float(low), float(high), seed)
+
+
+def normal(stddev: float = 0.05, *, seed: int | None = None) -> Init:
+    """Normal with mean 0 and standard deviation `stddev`."""
+    return Init("normal", float(stddev), 0.0, seed)
+
+
+def xavier(*, seed: int | None = None) -> Init:
+    """Uniform on +-sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio, AISTATS 2010, eq. 16)."""
+    return Init("xavier", seed=seed)
+
+
+def he(*, seed: int | None = None) -> Init:
+    """Normal with sigma = sqrt(2 / fan_in) (He et al., ICCV 2015, eq. 10)."""
+    return Init("he", seed=seed)
+
+
+def array(values: Any) -> Init:
+    """The given array; every rank must be given the same one (compared by checksum at start)."""
+    return Init("array", values=np.asarray(values))

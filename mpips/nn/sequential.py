@@ -1,0 +1,173 @@
+"""Layers in a row: the tables that hold their parameters, and loss and gradients of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from mpips.arrays import Array, namespace
+from mpips.errors import UsageError
+from mpips.layout import grid
+from mpips.nn.layer import Grads, Layer, Param, Params, Shape
+from mpips.nn.losses import Loss, SoftmaxCrossEntropy
+from mpips.table import Dense as Table
+from mpips.table import Rule
+
+
+class Sequential:
+    """One layer after the other; it is a layer itself.
+
+    Args:
+        layers: layers, or (name, layer); one without a name has its number.
+        input_shape: of one sample; needed for `tables` and checked by `loss_and_grads` and `predict`.
+        loss: what `loss_and_grads` computes, cross-entropy of a classifier unless given.
+
+    A parameter is called by its layer's name, a dot, and its own name. Whatever the tables' dtype, the arithmetic is
+    float32, or float64 if a parameter is: inputs and 2-byte parameters are widened first, and each gradient has its
+    parameter's dtype.
+
+    >>> from mpips import optim
+    >>> from mpips.nn import Dense, ReLU
+    >>> net = Sequential([Dense(32), ReLU(), ("out", Dense(10))], input_shape=(64,))
+    >>> [(t.name, t.shape) for t in net.tables(optim.SGD(lr=0.1))]
+    [('0.w', (64, 32)), ('0.b', (32,)), ('out.w', (32, 10)), ('out.b', (10,))]
+    """
+
+    def __init__(self, layers: Sequence[Layer | tuple[str, Layer]], *, input_shape: Shape | int | None = None,
+                 loss: Loss | None = None) -> None:
+        self.layers = tuple(_named(layers))
+        self.input_shape = (input_shape,) if isinstance(input_shape, int) else input_shape and tuple(input_shape)
+        self.loss: Loss = SoftmaxCrossEntropy() if loss is None else loss
+        self._expected = None if self.input_shape is None else self.shapes(self.input_shape)
+
+    # As a layer.
+
+    def shapes(self, input_shape: Shape) -> dict[str, Param]:
+        """Return all parameters in forward order; UsageError names the layer that cannot take what comes to it."""
+        out: dict[str, Param] = {}
+        for name, layer in self.layers:
+            try:
+                inner = layer.shapes(input_shape)
+                input_shape = layer.output_shape(input_shape)
+            except UsageError as error:
+                raise UsageError(f"layer '{name}': {error}") from None
+            out |= {f"{name}.{key}": param for key, param in inner.items()}
+        return out
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        """Return the shape of one sample's output."""
+        for _, layer in self.layers:
+            input_shape = layer.output_shape(input_shape)
+        return input_shape
+
+    def forward(self, params: Params, x: Array) -> tuple[Array, list[Any]]:
+        """Return the last layer's output and each layer's cache."""
+        caches = []
+        for (_, layer), own in zip(self.layers, self._split(params), strict=True):
+            x, cache = layer.forward(own, x)
+            caches.append(cache)
+        return x, caches
+
+    def backward(self, params: Params, cache: list[Any], dy: Array, *,
+                 need_dx: bool = True) -> tuple[Array | None, Grads]:
+        """Return dx and the gradients of all parameters; without `need_dx` it ends at the first layer that has any."""
+        split = self._split(params)
+        last = 0 if need_dx else next((k for k, own in enumerate(split) if own), len(split))
+        grads: Grads = {}
+        d: Array | None = dy
+        for k in range(len(split) - 1, last - 1, -1):
+            name, layer = self.layers[k]
+            d, inner = layer.backward(split[k], cache[k], d, need_dx=need_dx or k > last)
+            grads |= {f"{name}.{key}": g for key, g in inner.items()}
+        return (d if need_dx else None), {name: grads[name] for name in params if name in grads}
+
+    # As a model.
+
+    def tables(self, optimizer: Rule, *, staleness: int | None = 0, dtype: str = "float32", combine: str = "sum",
+               nonfinite: str = "raise", master: bool = True) -> list[Table]:
+        """Return one table for each parameter, in forward order; the options are those of `mpips.Dense`."""
+        return [Table(name, param.shape, optimizer, param.init, staleness, dtype, combine, nonfinite, master)
+                for name, param in self._need().items()]
+
+    def loss_and_grads(self, params: Params, x: Array, y: Array) -> tuple[float, Grads]:
+        """Return the loss of a batch and its gradient by every parameter, in the parameter's dtype.
+
+        Args:
+            params: by name, as pulled; other names are left alone.
+            x: (n, *input_shape), any real dtype; n may be 0.
+            y: targets, as the loss takes them.
+
+        Raises:
+            UsageError: a parameter is missing or of a wrong shape (it is named), `x` or `y` does not fit, or host and
+                device arrays are mixed.
+        """
+        own, ready, x = self._ready(params, x)
+        out, caches = self.forward(ready, x)
+        value, cache = self.loss.forward(out, y)
+        _, grads = self.backward(ready, caches, self.loss.backward(cache), need_dx=False)
+        xp = namespace(x)
+        grads = {name: xp.astype(g, own[name].dtype, copy=False) for name, g in grads.items()}
+        return float(value), grads  # last, for on a device it waits
+
+    def predict(self, params: Params, x: Array) -> Array:
+        """Return the output for a batch: logits of a classifier, values of a regression."""
+        _, ready, x = self._ready(params, x)
+        return self.forward(ready, x)[0]
+
+    def _need(self) -> dict[str, Param]:
+        """Return the parameters, or raise if the input's shape was not given."""
+        if self._expected is None:
+            raise UsageError("Sequential: give input_shape=(...), the shape of one sample")
+        return self._expected
+
+    def _split(self, params: Params) -> list[dict[str, Array]]:
+        """Return each layer's own parameters under their own names."""
+        parts: dict[str, dict[str, Array]] = {name: {} for name, _ in self.layers}
+        for full, value in params.items():
+            name, _, key = full.partition(".")
+            if name in parts and key:
+                parts[name][key] = value
+        return list(parts.values())
+
+    def _ready(self, params: Params, x: Array) -> tuple[dict[str, Array], dict[str, Array], Array]:
+        """Return (the parameters, the same in the dtype of the arithmetic, `x` in it) after checking all shapes."""
+        need = self._need()
+        for name, param in need.items():
+            if name not in params:
+                raise UsageError(f"parameter '{name}' is missing; there are {', '.join(sorted(params)) or 'none'}")
+            if tuple(params[name].shape) != param.shape:
+                raise UsageError(f"parameter '{name}': shape {tuple(params[name].shape)}, expected {param.shape}")
+        own = {name: params[name] for name in need}
+        xp = namespace(x, *own.values())
+        if tuple(x.shape[1:]) != self.input_shape or len(x.shape) == 0:
+            raise UsageError(f"input: shape {tuple(x.shape)}, expected a batch of shape {self.input_shape}")
+        deep = any(a.dtype == xp.float64 for a in own.values()) or (not own and x.dtype == xp.float64)
+        dtype = xp.float64 if deep else xp.float32
+        return own, {k: xp.astype(a, dtype, copy=False) for k, a in own.items()}, xp.astype(x, dtype, copy=False)
+
+
+def initial(tables: Sequence[Table], seed: int = 0) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
+    """Return the values that `mpips.run(..., seed=seed)` starts the tables with, by name, as NumPy arrays."""
+    out = {}
+    for table in tables:
+        values = np.empty(table.size, table.np_dtype)
+        for index, (start, stop) in enumerate(grid(table.size, table.np_dtype.itemsize)):
+            values[start:stop] = table.init.block(table.name, table.shape, table.np_dtype, seed=seed, index=index,
+                                                  start=start, stop=stop)
+        out[table.name] = values.reshape(table.shape)
+    return out
+
+
+def _named(layers: Sequence[Layer | tuple[str, Layer]]) -> Iterator[tuple[str, Layer]]:
+    """Yield (name, layer), checked."""
+    seen: set[str] = set()
+    for number, item in enumerate(layers):
+        name, layer = item if isinstance(item, tuple) else (str(number), item)
+        if not isinstance(name, str) or not name or "." in name or "/" in name or name in seen:
+            raise UsageError(f"layer {number}: {name!r} is not a name of its own, without '.' and '/'")
+        if isinstance(layer, type) or not isinstance(layer, Layer):
+            raise UsageError(f"layer '{name}': {layer!r} is not a layer of mpips.nn, such as Dense(10)")
+        seen.add(name)
+        yield name, layer

@@ -1,0 +1,115 @@
+"""One fold: combine the gradients of a block, run the rule, round to the table's dtype.
+
+Everything happens slice by slice, so that memory is read and written once and all between stays in cache. The rule runs
+as a `program` (engine "numpy") or as a `compiled` loop (engine "numba"); what stands around it is NumPy's in both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from mpips.errors import UsageError
+from mpips.optim.base import Optimizer
+from mpips.optim.combine import combine
+from mpips.optim.compiled import compiled
+from mpips.optim.program import trace
+from mpips.table import Dense
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+ENGINES = ("auto", "numpy", "numba")
+SLICE = 256 << 10  # bytes of one array; measured: half of it is slower by the calls, twice it gains nothing
+LARGE = 1 << 20  # elements from which importing numba pays
+
+
+class Fold:
+    """Folds gradients into the blocks of one table; holds no arrays between calls.
+
+    Args:
+        optimizer: the rule and its hyperparameters.
+        table: gives dtype, size and `master`.
+        engine: "numpy", "numba", or "auto": numba if it can be imported and the table has `LARGE` elements.
+
+    Raises UsageError for an unknown engine, or "numba" where it cannot be imported.
+
+    >>> from mpips import optim
+    >>> table = Dense("w", shape=3, optimizer=optim.SGD(lr=0.5))
+    >>> fold, old, new = Fold(table.optimizer, table), np.ones(3, "f4"), np.empty(3, "f4")
+    >>> fold(old, new, [], [np.ones(3, "f4"), np.ones(3, "f4")], step=1, clock=0)
+    >>> new
+    array([0., 0., 0.], dtype=float32)
+    """
+
+    names: tuple[str, ...]  # the slots in the order in which they are passed, "master" first if the table keeps one
+    engine: str  # what runs the rule: "numpy" or "numba"
+
+    def __init__(self, optimizer: Optimizer, table: Dense, engine: str = "auto") -> None:
+        if engine not in ENGINES:
+            raise UsageError(f"fold engine {engine!r} is not one of {', '.join(ENGINES)}")
+        self.optimizer = optimizer
+        self.dtype = table.compute_dtype
+        self.half = table.half
+        self.master = table.half and table.master
+        self.names = (("master",) if self.master else ()) + tuple(optimizer.slots)
+        slots, scalars = len(optimizer.slots), len(optimizer.scalars(1, optimizer.rate(0)))
+        program = trace(optimizer.rule, slots, scalars)
+        self._rule: Callable[..., None] = program
+        self._scratch = program.scratch
+        self.engine = "numpy"
+        if engine == "numba" or (engine == "auto" and table.size >= LARGE):
+            try:
+                self._rule = compiled(optimizer.rule, slots, scalars, self.dtype)
+            except ImportError as error:  # not installed, or not for this NumPy
+                if engine == "numba":
+                    raise UsageError(f"fold engine 'numba': {error}; pip install 'mpips[fast]'") from error
+            else:
+                self.engine, self._scratch = "numba", 0
+
+    def new_slots(self, value: Array) -> dict[str, Array]:
+        """Return new slots, in the compute dtype, of a block that starts from `value`, (n,), in that or the table's."""
+        out = {"master": value.astype(self.dtype)} if self.master else {}
+        return out | {s: np.full(value.size, self.optimizer.initial(s), self.dtype) for s in self.optimizer.slots}
+
+    def __call__(self, w_old: Array, w_new: Array, slots: Sequence[Array], grads: Sequence[Array], *, step: int,
+                 clock: int, scale: float = 1.0) -> None:
+        """Fold `grads` into one block.
+
+        Args:
+            w_old: published values, (n,), the table's dtype; not read if there is a master.
+            w_new: where the new ones go, likewise; overlaps nothing.
+            slots: in the order of `names`, (n,) of the compute dtype; changed in place.
+            grads: summed in this order, (n,) of the table's dtype each, not changed; none mean a gradient of zeros.
+            step: number of this fold of the block, from 1.
+            clock: what a learning-rate schedule sees.
+            scale: what the sum is multiplied with.
+        """
+        rule, kind = self.optimizer, self.dtype.type
+        scalars = [kind(s) for s in rule.scalars(step, rule.rate(clock))]
+        change = (
+            kind(scale) if scale != 1 else None,
+            kind(rule.clip) if rule.clip is not None else None,
+            kind(rule.weight_decay) if rule.weight_decay and not rule.decoupled else None,
+        )
+        n = w_old.size
+        whole = self.engine == "numba" and len(grads) == 1 and not self.half and change == (None, None, None)
+        stride = n if whole else min(n, SLICE // self.dtype.itemsize)  # the compiled loop alone needs no slices
+        total, spare, old, new, *scratch = np.empty((4 + self._scratch, 0 if whole else stride), self.dtype)
+        with np.errstate(all="ignore"):  # an infinity is the worker's to report, and a compiled loop would not warn
+            for lo in range(0, n, stride or 1):
+                at = slice(lo, min(lo + stride, n))
+                here = slice(0, at.stop - lo)
+                mine = [s[at] for s in slots]
+                w, out = w_old[at], w_new[at]
+                if self.half:
+                    w, out = mine.pop(0) if self.master else old[here], new[here]
+                    if not self.master:
+                        np.copyto(w, w_old[at])
+                g = combine([g[at] for g in grads], w, *change, total[here], spare[here])
+                self._rule(w, g, mine, scalars, out, [s[here] for s in scratch])
+                if self.half:
+                    np.copyto(w_new[at], out, casting="same_kind")  # rounds to nearest, ties to even
+                if self.master:
+                    np.copyto(w, out)

@@ -1,0 +1,160 @@
+"""Tables created later: no new window, no collective.
+
+A worker writes the table's description into its spool on server 0 and raises CREATE. Server 0 gives it the next number, appends it
+to the catalogue of every server and raises CATALOGUE there; each server adds the table in its spare space and raises CREATED. The
+layout is a pure function of the tables in their order, so nothing else has to be said. A description is a length word and JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+
+from mpips.errors import MpipsError, UsageError
+from mpips.init import Init
+from mpips.optim import make, make_schedule
+from mpips.table import Dense
+from mpips.transport.base import Array, Transport
+from mpips.transport.plan import Plan
+from mpips.transport.words import CATALOGUE, CATALOGUE_BYTES, CREATE, CREATE_DONE, CREATED, SPOOL, WORD
+
+
+def encode(table: Dense) -> Array:
+    """Return a table's description as bytes, a length word first, padded to whole words."""
+    if table.init.values is not None:
+        raise UsageError(f"table '{table.name}': init.array is for tables that are given to run(); push to it instead")
+    out = _framed(json.dumps(table.describe()).encode())
+    if out.size > SPOOL:
+        raise UsageError(f"table '{table.name}': its description has {out.size} bytes, the limit is {SPOOL}")
+    return out
+
+
+def _framed(text: bytes) -> Array:
+    out = np.zeros(WORD + -(-len(text) // WORD) * WORD, np.uint8)
+    out[:WORD].view(np.int64)[0] = len(text)
+    out[WORD : WORD + len(text)] = np.frombuffer(text, np.uint8)
+    return out
+
+
+def decode(memory: Array) -> tuple[Any, int]:
+    """Return the JSON value at the start of `memory` and the bytes it takes."""
+    n = int(memory[:WORD].view(np.int64)[0])
+    return json.loads(memory[WORD : WORD + n].tobytes()), WORD + -(-n // WORD) * WORD
+
+
+def table_of(described: dict[str, Any]) -> Dense:
+    """Return the table that `Dense.describe` described."""
+    init, rule = described["init"], dict(described["optimizer"])
+    name, rate = rule.pop("name"), rule.pop("lr")
+    if isinstance(rate, dict):
+        rate = make_schedule(rate)
+    options = {k: described[k] for k in ("staleness", "dtype", "combine", "nonfinite", "master")}
+    return Dense(described["name"], tuple(described["shape"]), make(name, lr=rate, **rule),
+                 Init(init["kind"], init["a"], init["b"], init["seed"]), **options)
+
+
+class Catalogue:
+    """The server's side; `added` is called with the number of each table that has come to exist."""
+
+    def __init__(self, transport: Transport, plan: Plan, index: int) -> None:
+        self._transport = transport
+        self._plan = plan
+        self._index = index
+        self._at = 0  # bytes of the catalogue that are read (and, on server 0, written)
+        self._known = 0
+        self._word = plan.words.peer(0) + CATALOGUE
+        self._answered = [0] * plan.clients
+
+    def answer(self, rows: list[list[int]]) -> bool:
+        """On server 0: take the clients' requests; return whether there was one."""
+        found = False
+        for client in range(self._plan.clients):
+            asked = rows[client][CREATE]
+            if self._index == 0 and asked != self._answered[client]:
+                self._answered[client] = asked
+                self._take(client, asked)
+                found = True
+        return found
+
+    def _take(self, client: int, asked: int) -> None:
+        t, words = self._transport, self._plan.words
+        memory = t.mapped(0)
+        assert memory is not None
+        spool = self._plan.maps[0].spool(client)
+        described, size = decode(memory[spool : spool + SPOOL])
+        known = {table.name: table for table in self._plan.layout.tables}
+        pending = self._pending()
+        known.update({table.name: table for table in pending})
+        same = known.get(described["name"])
+        refusal = ""
+        if same is not None:
+            if same.describe() != described:
+                refusal = f"table '{same.name}' exists already and is declared differently"
+        elif self._at_written() + size > CATALOGUE_BYTES or self._full(described, pending):
+            refusal = (f"table '{described['name']}': no spare space left for {described['shape']} {described['dtype']}; "
+                       "give run(reserve=...) more bytes")
+        if refusal:
+            t.put(0, spool, _framed(refusal.encode()[: SPOOL - WORD]))
+            t.flush(0)
+        elif same is None:
+            self._append(memory[spool : spool + size].copy())
+        t.sync()
+        t.store(0, words.reply(client) + CREATE_DONE, -asked if refusal else asked)
+        t.sync()
+
+    def _append(self, entry: Array) -> None:
+        t = self._transport
+        at = self._at_written()
+        for server in range(self._plan.servers):
+            t.put(server, self._plan.maps[server].catalogue + at, entry)
+        for server in range(self._plan.servers):
+            t.flush(server)
+        count = t.load(0, self._word) + 1
+        for server in range(self._plan.servers):
+            t.store(server, self._word, count)
+            t.flush(server)
+
+    def _written(self) -> list[tuple[dict[str, Any], int]]:
+        memory = self._transport.mapped(self._index)
+        assert memory is not None
+        base = self._plan.maps[self._index].catalogue
+        out, at = [], self._at
+        for _ in range(self._transport.load(self._index, self._word) - self._known):
+            described, size = decode(memory[base + at : base + CATALOGUE_BYTES])
+            at += size
+            out.append((described, at))
+        return out
+
+    def _at_written(self) -> int:
+        written = self._written()
+        return written[-1][1] if written else self._at
+
+    def _pending(self) -> list[Dense]:
+        return [table_of(described) for described, _ in self._written()]
+
+    def _full(self, described: dict[str, Any], pending: list[Dense]) -> bool:
+        return bool(pending) or self._plan.fits(table_of(described)) is None
+
+    def grow(self) -> list[int]:
+        """Add tables that the catalogue has and this server has not to the plan; return their numbers."""
+        if self._transport.load(self._index, self._word) == self._known:
+            return []
+        self._transport.sync()
+        new = []
+        for described, at in self._written():
+            layout = self._plan.fits(table_of(described))
+            if layout is None:
+                raise MpipsError(f"table '{described['name']}' was promised room that server {self._index} does not have")
+            self._plan.layout = layout
+            self._at = at
+            self._known += 1
+            new.append(len(layout.tables) - 1)
+        return new
+
+    def announce(self) -> None:
+        """Say that all tables of `grow` exist here."""
+        self._transport.sync()
+        self._transport.store(self._index, CREATED, self._known)
+        self._transport.sync()

@@ -1,0 +1,55 @@
+"""Folds: the pushes of one clock (BSP), or one push (SSP, ASP), change a table block by block.
+
+The order of one block's fold is the protocol's heart: begin-mark, sync, data and tick, sync, version, sync. A reader that has read
+copy v % 2 between two looks at the words may keep it if the begin-mark is at most v + 1, because only fold v + 2 writes that copy
+again. After the last block: floor, sync, acknowledgement; so a worker that sees its acknowledgement sees its update.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mpips.layout import Block
+from mpips.server.mailboxes import Push
+from mpips.server.store import Store
+from mpips.transport.base import Transport
+from mpips.transport.plan import Plan
+from mpips.transport.words import BEGIN, TICK0, VERSION
+
+
+@dataclass
+class Job:
+    """One update of one table on this server, and the blocks it still has to do."""
+
+    table: int
+    clock: int  # that the update belongs to
+    schedule: int  # clock at which the learning rate is taken
+    pushes: list[Push]  # in worker order; void ones count as zero
+    scale: float
+    todo: list[Block]
+
+
+def fold_block(transport: Transport, plan: Plan, store: Store, job: Job) -> int:
+    """Fold the next block of `job` and publish it; return its bytes."""
+    block = job.todo.pop()
+    me, at = store.index, plan.words.block(block.slot)
+    version = transport.load(me, at + VERSION)
+    transport.store(me, at + BEGIN, version + 1)
+    transport.sync()
+    gradients = [store.gradient(block, p.worker, p.half) for p in job.pushes if not p.void]
+    new = (version + 1) & 1
+    store.folds[job.table](store.copy(block, version & 1), store.copy(block, new), store.slots[block.slot], gradients,
+                           step=version + 1, clock=job.schedule, scale=job.scale)
+    transport.store(me, at + TICK0 + new, job.clock + 1)
+    transport.sync()
+    transport.store(me, at + VERSION, version + 1)
+    transport.sync()
+    return (block.stop - block.start) * store.table(job.table).np_dtype.itemsize
+
+
+def acknowledge(transport: Transport, plan: Plan, store: Store, pushes: list[Push], table: int) -> None:
+    """Tell the workers that their pushes of `table` are published and the mailbox halves free."""
+    transport.sync()
+    for push in pushes:
+        transport.store(store.index, plan.words.ack(push.worker) + table, push.number)
+    transport.sync()

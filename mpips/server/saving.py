@@ -1,0 +1,68 @@
+"""What a server hands to whatever writes checkpoints: a cut, and the pieces of its shard.
+
+The server knows when (all folds of a clock are published and none of the next has begun), the saver knows how.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from mpips.table import Dense
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One moment of the whole job: every push of worker k in its clocks below `clocks[k]` is in, nothing else is."""
+
+    clocks: tuple[int, ...]
+
+    @property
+    def clock(self) -> int:
+        """The clock that names the checkpoint: the furthest of the workers' (under BSP they are equal until one ends)."""
+        return max(self.clocks, default=0)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One block of the shard: its published values, its slots, and how often it was folded."""
+
+    table: Dense
+    index: int
+    start: int
+    stop: int
+    folds: int
+    value: Array  # (stop - start,), the table's dtype; not changed while the saver runs
+    slots: Mapping[str, Array]  # (stop - start,) each, the compute dtype
+
+
+class Saver(Protocol):
+    """Writes and publishes checkpoints; each generator yields between slices, so that the server can poll."""
+
+    def write_shard(self, cut: Cut, server: int, servers: int, pieces: Sequence[Piece]) -> Iterator[None]:
+        """Write one server's file under its final name, data on disk when the generator ends."""
+
+    def publish(self, cut: Cut, servers: int, tables: Sequence[Dense]) -> Iterator[None]:
+        """On server 0, after every shard is there: the master file, then the manifest that makes it complete."""
+
+
+class Restored(Protocol):
+    """A checkpoint to start from, as a server reads it."""
+
+    @property
+    def clocks(self) -> tuple[int, ...]:
+        """Clock of each worker of the run that saved it."""
+
+    def check(self, tables: Sequence[Dense]) -> None:
+        """Raise CheckpointError that names the tables in which the checkpoint differs from `tables`."""
+
+    def read(self, table: str, slot: str | None, start: int, stop: int) -> Array:
+        """Return the flat elements `start:stop` of a table's values (`slot=None`) or of one of its slots."""
+
+    def folds(self, table: str, index: int) -> int:
+        """Return how often block `index` of the table had been folded."""

@@ -1,0 +1,23 @@
+"""A trainer over the public verbs: configuration, data, the loop, progress and metrics.
+
+`mpips.fit(...)` and `mpips train FILE.toml` are this room; it uses nothing of the package that a user's script cannot.
+
+| file       | idea                                                              |
+|------------|-------------------------------------------------------------------|
+| `config`   | what a TOML file and the keywords of `fit` may say                |
+| `data`     | sources, what is held out, and which samples a worker takes       |
+| `setup`    | from a configuration to model, tables and checkpoints, all checked |
+| `fit`      | the loop                                                          |
+| `watch`    | what a rank tells while it runs, by `progress` and `metrics`      |
+| `evaluate` | accuracy and mean squared error                                   |
+| `predict`  | predictions from a checkpoint                                     |
+"""
+
+from __future__ import annotations
+
+from mpips.train.config import Config
+from mpips.train.data import Data, Order, Source, load, source
+from mpips.train.fit import Report, fit
+from mpips.train.predict import Predictor, predictor
+
+__all__ = ["Config", "Data", "Order", "Predictor", "Report", "Source", "fit", "load", "predictor", "source"]

@@ -1,0 +1,179 @@
+"""The trainer: a loop over pull, loss and gradients, push, clock; and around it what a training needs.
+
+`work` is the loop of every data-parallel training with a parameter server; copy it when yours needs to be different.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import msgspec
+
+from mpips.errors import UsageError
+from mpips.optim import clip_by_norm
+from mpips.train.config import Config, load, parse
+from mpips.train.evaluate import score
+from mpips.train.metrics import Metrics, rank_log
+from mpips.train.setup import Training, prepare
+from mpips.train.watch import LOG, evaluations, rank_name, watch
+
+if TYPE_CHECKING:
+    from mpips.checkpoint import Checkpoints
+    from mpips.worker import Reader, Worker
+
+REST = 0.1  # seconds, at least, between a reader's evaluations
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a training came to.
+
+    Attributes:
+        loss: mean of worker 0's losses in the last interval, None if it took no step.
+        accuracy: on the held-out samples with the final parameters, for a classifier; else None.
+        mse: the same for a regression.
+        steps: clocks of this run; `clock` counts those before a resume too.
+        seconds: from the first step to the last.
+        skipped: gradients of worker 0 with NaN or Inf that were skipped.
+        checkpoint: the newest complete one, if any.
+    """
+
+    loss: float | None
+    steps: int
+    clock: int
+    seconds: float
+    skipped: int
+    accuracy: float | None = None
+    mse: float | None = None
+    checkpoint: str | None = None
+
+
+def fit(config: Config | Mapping[str, Any] | str | os.PathLike[str] | None = None, /, *, settings: Iterable[str] = (),
+        resume: str | os.PathLike[str] | None = None, **keywords: Any) -> Report | None:
+    """Train a model; the report is worker 0's, every other rank gets None.
+
+    Args:
+        config: a TOML file's path, its content as a dict, or a `Config`; nothing for the defaults.
+        settings: changes to a TOML file, each "key=value" as for `mpips train --set`.
+        resume: "latest", "auto" or a path, in place of `checkpoint.resume`.
+        keywords: the keys of `Config`, over those of `config`. `model`, `data` and `optimizer` may also be objects: a
+            `mpips.models.Model`, a `mpips.train.Data` or `Source`, one of `mpips.optim`.
+
+    Raises:
+        UsageError: a key, value, table, file or directory is wrong; nothing has been started or written.
+
+    >>> import mpips
+    >>> mpips.fit(data="digits", model={"name": "mlp", "hidden": [32]}, epochs=1).steps    # doctest: +SKIP
+    45
+    """
+    from mpips.cluster.run import run
+
+    where = str(config) if isinstance(config, (str, os.PathLike)) else "fit"
+    objects = {key: keywords.pop(key) for key in ("model", "data", "optimizer")
+               if key in keywords and not isinstance(keywords[key], (str, Mapping))}
+    try:
+        checked = _config(config, settings, keywords, where)
+        training = prepare(checked if resume is None else _resumed(checked, str(resume), where), where, **objects)
+    except UsageError as error:
+        together(error)
+    given = training.config
+    results = run(
+        lambda ps: work(training, ps), training.tables, servers=given.server_ranks, readers=given.readers,
+        read=(lambda ps: read(training, ps)) if given.readers else None,
+        checkpoint=training.checkpoint, seed=given.seed, device=given.device, timeout=given.timeout, meta=training.meta)
+    return None if results is None else Report(**results[0], checkpoint=_newest(training.checkpoint))
+
+
+def work(training: Training, ps: Worker) -> dict[str, Any]:
+    """Train on one worker."""
+    config, model, names = training.config, training.model, training.names
+    data, order = training.data(ps.xp), training.order(ps.workers)
+    total = config.epochs * order.steps
+    with watch(training, ps, data, total) as seen:
+        for clock in range(ps.now, total):
+            rows, loss = ps.xp.asarray(order.rows(clock, ps.index)), None
+            if len(rows):  # an epoch's last step may leave this worker without samples
+                params = dict(zip(names, ps.pull(names), strict=True))
+                loss, grads = model.loss_and_grads(params, data.x[rows], data.y[rows])
+                if config.clip_norm is not None:
+                    grads, _ = clip_by_norm(grads, config.clip_norm)
+                ps.push(grads)
+            ps.clock()
+            seen.step(clock + 1, loss)
+        ps.pull(names)  # after it this worker's last push is applied,
+        ps.barrier()  # and here everybody's
+        return seen.end()
+
+
+def read(training: Training, ps: Reader) -> None:
+    """Evaluate on one reader, again and again, the last time with the final parameters."""
+    data, directory = training.data(ps.xp), training.config.log_directory
+    with rank_log(directory, rank_name(ps)):
+        file = Metrics(directory / evaluations(ps.index), 0) if directory else None
+        begin, done = time.perf_counter(), False
+        while not done:
+            done = ps.done  # asked before the pull: nothing changes after it
+            start = time.perf_counter()
+            params = dict(zip(training.names, ps.pull(training.names), strict=True))
+            result = score(training.model, params, data.x_test, data.y_test)
+            end = time.perf_counter()
+            line = {"time": round(end - begin, 6), **result}
+            LOG.info("evaluation %s", line)
+            if file:
+                file.write(line)
+            while time.perf_counter() < end + max(REST, end - start) and not ps.done:
+                pass  # asking gives the core to the others for a moment
+        if file:
+            file.close()
+
+
+def together(error: UsageError) -> NoReturn:
+    """Raise an error that this rank has found before `run`: on every rank of the job, so that it is told once.
+
+    Ranks that have found none meet this one where `run` begins. MPI is started only if a launcher has started a job.
+    """
+    from mpips.cluster.world import environment_size
+
+    if environment_size(os.environ)[0] > 1:
+        from mpi4py import MPI
+
+        from mpips.cluster import abort
+
+        with abort.installed(MPI.COMM_WORLD):
+            abort.settle(MPI.COMM_WORLD, error)
+    raise error
+
+
+def _newest(checkpoint: Checkpoints | None) -> str | None:
+    """Return the path of the newest complete checkpoint."""
+    found = dataclasses.replace(checkpoint, resume="auto").restore() if checkpoint else None
+    if found is None:
+        return None
+    with found:
+        return str(found.path)
+
+
+def _config(config: Config | Mapping[str, Any] | str | os.PathLike[str] | None, settings: Iterable[str],
+            keywords: dict[str, Any], where: str) -> Config:
+    """Return the configuration with the keywords over it."""
+    if isinstance(config, (str, os.PathLike)):
+        config = load(Path(config), settings)
+    elif settings:
+        raise UsageError(f"{where}: settings are changes to a file; give keywords instead")
+    if not isinstance(config, Config):
+        return parse({**(config or {}), **keywords}, where)
+    changed = parse(keywords, where)
+    return msgspec.structs.replace(config, **{key: getattr(changed, key) for key in keywords})
+
+
+def _resumed(config: Config, resume: str, where: str) -> Config:
+    """Return the configuration with another checkpoint to start from."""
+    if config.checkpoint is None:
+        raise UsageError(f"{where}: resume {resume!r}, but there is no [checkpoint] section that names a directory")
+    return msgspec.structs.replace(config, checkpoint=msgspec.structs.replace(config.checkpoint, resume=resume))

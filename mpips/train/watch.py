@@ -1,0 +1,129 @@
+"""What a rank tells about a training while it runs: its log, and on worker 0 progress, metrics and evaluations."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mpips.train.config import bound
+from mpips.train.data import Data
+from mpips.train.evaluate import score
+from mpips.train.metrics import Meter, Metrics, Record, rank_log
+from mpips.train.progress import figures, progress
+from mpips.train.setup import Training
+
+if TYPE_CHECKING:
+    from mpips.worker import Worker
+
+METRICS = "metrics.jsonl"
+LOG = logging.getLogger("mpips.train")
+
+
+class Watch:
+    """One worker's; use `watch` to make one and to close it.
+
+    Args:
+        training: what is trained.
+        ps: this worker.
+        data: its samples, for the evaluations.
+        total: clock of the end.
+    """
+
+    def __init__(self, training: Training, ps: Worker, data: Data, total: int) -> None:
+        config, order = training.config, training.order(ps.workers)
+        self.training, self.ps, self.data, self.total = training, ps, data, total
+        self.start = ps.now
+        self.first = ps.index == 0
+        self.log_every, self.eval_every = config.log_every or order.steps, config.eval_every or order.steps
+        self.meter = Meter(ps.now, total, order.steps, bound(config.staleness), order.seen)
+        directory = config.log_directory if self.first else None
+        self.metrics = Metrics(directory / METRICS, ps.now) if directory else None
+        self.evaluations = directory / evaluations(0) if directory and training.by_reader else None
+        self.shown = progress(ps.now, total) if self.first else None
+        self.score: dict[str, float] = {}
+        self.last: Record = {}
+
+    def step(self, clock: int, loss: float | None) -> None:
+        """Take note that the worker has come to `clock`, with the loss of its batch if it had one."""
+        if loss is not None:
+            self.meter.step(loss)
+        if self.shown:
+            self.shown.step(clock)
+        if clock == self.total:
+            return  # `end` follows
+        if self.first and clock % self.eval_every == 0:
+            if self.evaluations is not None:
+                self.score = newest(self.evaluations)
+            elif not self.training.by_reader:
+                self.evaluate()
+        if clock % self.log_every == 0:
+            self.record(clock)
+
+    def evaluate(self) -> None:
+        """Score the parameters that this worker pulls now."""
+        names = self.training.names
+        params = dict(zip(names, self.ps.pull(names), strict=True))
+        self.score = score(self.training.model, params, self.data.x_test, self.data.y_test)
+
+    def record(self, clock: int) -> None:
+        """Write down one interval."""
+        self.last = record = self.meter.record(clock, self.ps.stats, self.score)
+        LOG.info("step %d/%d  %s", clock, self.total, figures(record))
+        if self.metrics:
+            self.metrics.write(record)
+        if self.shown:
+            self.shown.show(record)
+
+    def end(self) -> dict[str, Any]:
+        """Evaluate for the last time and return what a `Report` is made of; every push must have been applied."""
+        if self.first:
+            self.evaluate()
+        if self.start < self.total:
+            self.record(self.total)
+        return {**self.score, "loss": self.last.get("loss"), "steps": self.total - self.start, "clock": self.total,
+                "seconds": self.last.get("time", 0.0), "skipped": self.last.get("skipped", 0)}
+
+    def close(self) -> None:
+        """Leave files and screen in order."""
+        if self.shown:
+            self.shown.close()
+        if self.metrics:
+            self.metrics.close()
+
+
+@contextmanager
+def watch(training: Training, ps: Worker, data: Data, total: int) -> Iterator[Watch]:
+    """Log to this rank's file and show progress until the block ends."""
+    with rank_log(training.config.log_directory, rank_name(ps)):
+        LOG.info("%s %d of %d begins at clock %d of %d", ps.role, ps.index, ps.workers, ps.now, total)
+        out = Watch(training, ps, data, total)
+        try:
+            yield out
+        finally:
+            out.close()
+
+
+def rank_name(ps: Any) -> str:
+    """Return what the log file of this rank is called."""
+    mpi = sys.modules.get("mpi4py.MPI")  # not there in a world of one process
+    rank = mpi.COMM_WORLD.Get_rank() if mpi is not None and mpi.Is_initialized() else 0
+    return f"rank-{rank:04}-{ps.role}-{ps.index}"
+
+
+def evaluations(reader: int) -> str:
+    """Return the name of a reader's file; one process writes one file, for the sake of network file systems."""
+    return f"evaluation-{reader}.jsonl"
+
+
+def newest(path: Path) -> dict[str, float]:
+    """Return the score in the last whole line of a file of evaluations, {} if there is none yet."""
+    try:
+        *_, last = path.read_text().rpartition("\n")[0].splitlines()
+        return {key: value for key, value in json.loads(last).items() if key in ("accuracy", "mse")}
+    except (OSError, ValueError):
+        return {}

@@ -1,0 +1,132 @@
+"""How bytes move: what server and worker code asks of a transport, and the one way to wait.
+
+| transport | moves bytes by                                             | for                                           |
+|-----------|------------------------------------------------------------|-----------------------------------------------|
+| rma       | MPI one-sided windows (MPI 4.1, chapter 12)                | every job of several processes                |
+| local     | the memory of one process, servers stepped while one waits | a world of one process, so that a debugger works |
+| model     | a weak memory under a scheduler                            | tests: the worst that MPI allows              |
+
+The memory model that the code above relies on is the weakest one of MPI ("separate"): a server sees what was put, and others see
+what it stored, only after it has called `sync`; a put is complete only after `flush`, and until then may become visible late and
+in any order.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+
+from mpips.errors import WaitTimeout
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class Transport(Protocol):
+    """One process's way to the memory of the servers; offsets are bytes, words are indices of 8-byte words."""
+
+    def put(self, server: int, offset: int, data: Array) -> None:
+        """Begin to write contiguous `data` (any dtype); it may not change before `flush`."""
+
+    def get(self, server: int, offset: int, out: Array) -> None:
+        """Begin to read into contiguous `out`; it is undefined before `flush`."""
+
+    def store(self, server: int, word: int, value: int) -> None:
+        """Begin to write one control word."""
+
+    def stores(self, server: int, word: int, values: Array) -> None:
+        """Begin to write consecutive control words (int64, copied at once)."""
+
+    def load(self, server: int, word: int) -> int:
+        """Return one control word."""
+
+    def loads(self, server: int, word: int, count: int) -> Array:
+        """Return consecutive control words as a new int64 array; each is whole, together they are not one moment."""
+
+    def row(self, server: int, word: int, count: int) -> list[int]:
+        """Return a few consecutive control words as integers; like `loads`."""
+
+    def flush(self, server: int) -> None:
+        """Complete all puts, gets and stores to this server."""
+
+    def sync(self) -> None:
+        """Order this process's loads and stores against everybody's puts and gets (MPI_Win_sync)."""
+
+    def mapped(self, server: int) -> Array | None:
+        """Return the server's whole window as bytes if loads and stores reach it, else None."""
+
+    def poll(self) -> None:
+        """Let MPI make progress and notice failures."""
+
+    def pause(self, seconds: float) -> None:
+        """Give the processor to somebody else for about this long."""
+
+
+SPIN = 200e-6  # seconds; a small round is over by then, and a sleep of the kernel costs 60 us
+FIRST_NAP = 20e-6
+LONGEST_NAP = 500e-6
+
+
+class Backoff:
+    """Yield the core for a short while, then sleep, twice as long each time up to 0.5 ms."""
+
+    def __init__(self, transport: Transport, spin: float = SPIN) -> None:
+        self.transport = transport
+        self.spin = spin
+        self.reset()
+
+    def reset(self) -> None:
+        """Something happened: be quick again."""
+        self.since = 0.0
+        self.nap = FIRST_NAP
+
+    def rest(self) -> None:
+        """Nothing happened: rest, longer than the last time."""
+        now = time.perf_counter()
+        if not self.since:
+            self.since = now
+        if now - self.since < self.spin:
+            self.transport.pause(0.0)
+        else:
+            self.transport.pause(self.nap)
+            self.nap = min(2 * self.nap, LONGEST_NAP)
+
+
+def wait(transport: Transport, until: Callable[[], bool], what: str, who: Callable[[], str], limit: float,
+         progress: Callable[[], object] | None = None) -> float:
+    """Wait until `until()`; return the seconds it took.
+
+    Args:
+        what: what this process waits for, and `who` (asked at the end) it is that keeps it waiting.
+        progress: while its value changes, the limit begins anew.
+
+    Raises:
+        WaitTimeout: after `limit` seconds.
+    """
+    if until():
+        return 0.0
+    begin = since = time.perf_counter()
+    seen: object = None
+    backoff = Backoff(transport)
+    while True:
+        transport.poll()
+        if until():
+            return time.perf_counter() - begin
+        now = time.perf_counter()
+        if now - since > limit:
+            state = progress() if progress else None
+            if state == seen:
+                raise WaitTimeout(f"waited {limit:g} s for {what}: {who()}")
+            seen, since = state, now
+        backoff.rest()
+
+
+def nap(seconds: float) -> None:
+    """Sleep, or only yield the core when `seconds` is 0."""
+    if seconds:
+        time.sleep(seconds)
+    else:
+        os.sched_yield()

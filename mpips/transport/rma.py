@@ -1,0 +1,170 @@
+"""MPI one-sided windows (MPI 4.1, chapter 12; passive target, one `Lock_all` for their whole life).
+
+On each node one shared window holds the memory of the servers of that node: data moves by Put and Get at the speed of memcpy,
+control words by plain loads and stores (MPI 4.1, 12.4 "unified" model, ordered by `Win.Sync`). If the world spans nodes, a second
+window lies over the same memory for the ranks elsewhere, and everything goes by Put, Get and Flush. Only these calls: accumulate
+operations and exclusive locks can stay locked by a rank that was killed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mpips.transport.base import Array, nap
+from mpips.transport.words import WORD
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+LONGEST = 1 << 30  # bytes of one call: Open MPI has no RMA of more than 2^31 - 1 elements
+RING = 1024  # control words that may be on their way
+
+
+class Rma:
+    """A process's windows on all servers.
+
+    Args:
+        comm: all ranks.
+        node: the ranks of this node (a communicator of its own for each node).
+        servers: world rank of each server.
+        sizes: bytes of each server's window.
+        spread: whether some rank must reach a server from another node.
+    """
+
+    def __init__(self, comm: MPI.Comm, node: MPI.Comm, servers: Sequence[int], sizes: Sequence[int], spread: bool) -> None:
+        from mpi4py import MPI
+
+        self._mpi = MPI
+        self.comm = comm
+        me = comm.Get_rank()
+        mine = sizes[servers.index(me)] if me in servers else 0
+        info = MPI.Info.Create()
+        info.Set("alloc_shared_noncontig", "true")  # each server's pages on their own, near it
+        self._near = MPI.Win.Allocate_shared(mine, 1, info=info, comm=node)
+        info.Free()
+        here = _members(comm, node)
+        self._bytes: list[Array | None] = [None] * len(servers)
+        self._words: list[memoryview | None] = [None] * len(servers)
+        for s, rank in enumerate(servers):
+            if rank in here:
+                buffer, _ = self._near.Shared_query(here[rank])
+                self._bytes[s] = np.frombuffer(buffer, np.uint8)[: sizes[s]]
+                self._words[s] = memoryview(buffer).cast("B")[: sizes[s] // WORD * WORD].cast("q")
+        self._far = None
+        if spread:
+            own = self._bytes[servers.index(me)] if me in servers else None
+            self._far = MPI.Win.Create(own, 1, comm=comm)
+        self._route: list[tuple[Any, int]] = []
+        for s, rank in enumerate(servers):
+            self._route.append((self._near, here[rank]) if self._words[s] is not None else (self._far, rank))
+        # A poll of MPICH moves one fragment of a large message (measured: 4 MB take as many polls as it has 16 KB pieces).
+        self._burst = 64 if spread and me in servers else 1
+        self._windows = [w for w in (self._near, self._far) if w is not None]
+        for window in self._windows:
+            window.Lock_all(MPI.MODE_NOCHECK)
+        self._ring = np.zeros(RING, np.int64)
+        self._at = 0
+        self._owing: set[int] = set()
+
+    def put(self, server: int, offset: int, data: Array) -> None:
+        window, rank = self._route[server]
+        flat = data.reshape(-1).view(np.uint8)
+        for at in range(0, flat.size, LONGEST):
+            part = flat[at : at + LONGEST]
+            window.Put([part, part.size, self._mpi.BYTE], rank, (offset + at, part.size, self._mpi.BYTE))
+
+    def get(self, server: int, offset: int, out: Array) -> None:
+        window, rank = self._route[server]
+        flat = out.reshape(-1).view(np.uint8)
+        for at in range(0, flat.size, LONGEST):
+            part = flat[at : at + LONGEST]
+            window.Get([part, part.size, self._mpi.BYTE], rank, (offset + at, part.size, self._mpi.BYTE))
+
+    def store(self, server: int, word: int, value: int) -> None:
+        words = self._words[server]
+        if words is not None:
+            words[word] = value
+        else:
+            self.stores(server, word, np.array([value], np.int64))
+
+    def stores(self, server: int, word: int, values: Array) -> None:
+        own = self._bytes[server]
+        if own is not None:
+            own[word * WORD : (word + values.size) * WORD].view(np.int64)[:] = values
+            return
+        if values.size > RING:  # rarely: a thousand tables pushed at once
+            kept = np.array(values, np.int64)
+            self.put(server, word * WORD, kept)
+            self.flush(server)
+            return
+        if self._at + values.size > RING:  # the ring's words must stay until they have left
+            for owed in self._owing:
+                self.flush(owed)
+            self._owing.clear()
+            self._at = 0
+        origin = self._ring[self._at : self._at + values.size]
+        origin[:] = values
+        self._at += values.size
+        self._owing.add(server)
+        self.put(server, word * WORD, origin)
+
+    def load(self, server: int, word: int) -> int:
+        words = self._words[server]
+        if words is not None:
+            return words[word]
+        return int(self.loads(server, word, 1)[0])
+
+    def loads(self, server: int, word: int, count: int) -> Array:
+        own = self._bytes[server]
+        if own is not None:
+            return own[word * WORD : (word + count) * WORD].view(np.int64).copy()
+        out = np.empty(count, np.int64)
+        self.get(server, word * WORD, out)
+        self.flush(server)
+        return out
+
+    def row(self, server: int, word: int, count: int) -> list[int]:
+        words = self._words[server]
+        if words is not None:
+            return words[word : word + count].tolist()
+        return [int(v) for v in self.loads(server, word, count)]
+
+    def flush(self, server: int) -> None:
+        window, rank = self._route[server]
+        window.Flush(rank)
+
+    def sync(self) -> None:
+        for window in self._windows:
+            window.Sync()
+
+    def mapped(self, server: int) -> Array | None:
+        return self._bytes[server]
+
+    def poll(self) -> None:
+        for _ in range(self._burst):
+            self.comm.Iprobe(self._mpi.ANY_SOURCE, self._mpi.ANY_TAG)
+
+    def pause(self, seconds: float) -> None:
+        nap(seconds)
+
+    def close(self) -> None:
+        """Give the windows back; collective, so only after all ranks are known to come."""
+        self._bytes = []
+        self._words = []
+        for window in self._windows:
+            window.Unlock_all()
+        for window in reversed(self._windows):
+            window.Free()
+
+
+def _members(comm: MPI.Comm, node: MPI.Comm) -> dict[int, int]:
+    """World rank to node rank, for the ranks of this node."""
+    world_group, node_group = comm.Get_group(), node.Get_group()
+    ranks = list(range(node.Get_size()))
+    world = node_group.Translate_ranks(ranks, world_group)
+    world_group.Free()
+    node_group.Free()
+    return {int(w): n for n, w in zip(ranks, world, strict=True)}

@@ -1,0 +1,177 @@
+"""The map of a server's window: control words, then two copies of its shard, then two mailbox halves for every worker.
+
+    words | catalogue | spools | copy 0 | copy 1 | worker 0: half 0, half 1 | worker 1: half 0, half 1 | ...
+
+A control word has 8 bytes, is aligned, and has one writer for its whole life; the words of each writer start on a cache line of
+their own. No word is ever packed with data. Everybody may read every word.
+
+Written by the server
+    FLOOR[table]        BSP: clocks folded. Otherwise: clocks that every live worker has completed, with all their pushes published
+    ACK[worker][table]  number of the worker's last push of this table that is published; its mailbox half is free again
+    block[slot]         VERSION (folds published), BEGIN (version being written or last written), TICK 0 and TICK 1 (for each
+                        copy: clock of the fold that made it, plus one)
+    HELD[client]        the last HOLD of this client that is in force
+    others              see the names below
+Written by a client (workers first, then readers)
+    COMMIT              number of this worker's last committed push; the push exists by this number alone
+    STAMP[table][half]  the number of the push that filled this half, and its (clock << 1 | void)
+    CLOCK               clocks completed
+    END                 0 while it lives, else final clock + 1
+    others              see the names below
+Written by another server
+    PEER words, one line for each server
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mpips.layout import align
+
+PROTOCOL = 1  # raised whenever a word or a rule of the protocol changes its meaning
+WORD = 8
+LINE = 16  # words; two cache lines, because processors fetch lines in pairs
+
+# Words of the server, from `Words.server`
+BARRIER_FLOOR = 0  # smallest barrier count of the live workers
+STOP_SERIAL = 1  # server 0: workers are asked to stop for cut number ...
+STOP_CLOCK = 2  # ... at the first clock that is at least this one
+GO = 3  # server 0: cuts up to this number are taken, go on
+DONE = 4  # 1 when every worker has ended and all is published
+CREATED = 5  # tables of the catalogue that exist here
+DEAD = 6  # reserved: bits of the workers that are known to have died
+FAILED = 7  # reserved: why this server ends the job
+
+# Words of a client, from `Words.client(k)`
+COMMIT = 0
+CLOCK = 1
+END = 2
+HEARTBEAT = 3  # reserved: a count that grows while the process lives
+HOLD = 4  # serial << 32 | (table + 1), or serial << 32 when nothing is held
+SAVE = 5  # a checkpoint is wanted when this many clocks are complete
+BARRIER = 6  # barriers reached
+STOPPED = 7  # cut number << 40 | clock at which the worker stands still
+CREATE = 8  # number of the last request in this client's spool on server 0
+VOIDS = 9  # pushes left out because of NaN or Inf
+CLIENT_WORDS = 10  # as many fit in a line
+
+# Words of a peer, from `Words.peer(i)`
+SHARD_SAVED = 0  # cuts whose shard is on disk
+CATALOGUE = 1  # from server 0: tables in the catalogue
+
+# Words of a block, from `Words.block(slot)`
+VERSION, BEGIN, TICK0, TICK1 = 0, 1, 2, 3
+BLOCK_WORDS = 4
+
+SPOOL = 4096  # bytes for one request of a client: a length word and JSON
+CATALOGUE_BYTES = 1 << 16  # bytes for all tables created later
+
+NEVER = 1 << 62  # a clock that no worker reaches
+
+
+@dataclass(frozen=True)
+class Words:
+    """Word indices, the same on every server."""
+
+    workers: int
+    clients: int
+    servers: int
+    tables: int  # room for tables, later ones included
+    blocks: int  # room for blocks on the server that has the most
+
+    @property
+    def server(self) -> int:
+        """First of the server's own single words."""
+        return 0
+
+    @property
+    def floor(self) -> int:
+        """FLOOR of table 0; the others follow."""
+        return LINE
+
+    def ack(self, worker: int) -> int:
+        """ACK of table 0 for this worker; the other tables follow."""
+        return self.floor + _lines(self.tables) + worker * _lines(self.tables)
+
+    def reply(self, client: int) -> int:
+        """Line of the server's words for one client: HELD, SAVE_SEEN, SAVE_DONE, CREATE_DONE."""
+        return self.ack(self.workers) + client * LINE
+
+    def block(self, slot: int) -> int:
+        """First of the words of a block."""
+        return self.reply(self.clients) + slot * BLOCK_WORDS
+
+    def peer(self, server: int) -> int:
+        """First of the words that another server writes here."""
+        return self.reply(self.clients) + _lines(self.blocks * BLOCK_WORDS) + server * LINE
+
+    def client(self, client: int) -> int:
+        """First of the words of a client."""
+        return self.peer(self.servers) + client * self._client_size
+
+    def stamp(self, client: int, table: int, half: int) -> int:
+        """First of the two words that describe a mailbox half of one table."""
+        return self.client(client) + LINE + (table * 2 + half) * 2
+
+    def arrival(self, client: int, slot: int, half: int) -> int:
+        """Reserved: number of the push whose block has arrived in this half."""
+        return self.client(client) + LINE + _lines(self.tables * 4) + slot * 2 + half
+
+    @property
+    def _client_size(self) -> int:
+        return LINE + _lines(self.tables * 4) + _lines(self.blocks * 2)
+
+    @property
+    def count(self) -> int:
+        """Number of words in all."""
+        return self.client(self.clients)
+
+    def owned(self, server: int) -> list[tuple[int, int]]:
+        """Ranges of words that server `server` itself writes in its own window."""
+        return [(0, self.peer(0)), (self.peer(server), self.peer(server + 1))]
+
+
+# Words of `Words.reply(k)`
+HELD = 0  # the HOLD word that is in force
+SAVE_SEEN = 1  # the last SAVE word taken note of
+SAVE_DONE = 2  # server 0: the last SAVE word whose checkpoint is complete
+CREATE_DONE = 3  # server 0: the last CREATE request answered (negative: refused, the reason is in the spool)
+
+
+def _lines(words: int) -> int:
+    return align(max(words, 1), LINE)
+
+
+@dataclass(frozen=True)
+class Map:
+    """Byte offsets in the window of one server whose shard has `nbytes` bytes (spare space included)."""
+
+    words: Words
+    nbytes: int
+
+    @property
+    def catalogue(self) -> int:
+        """First byte of the descriptions of tables created later."""
+        return self.words.count * WORD
+
+    def spool(self, client: int) -> int:
+        """First byte of this client's request."""
+        return self.catalogue + CATALOGUE_BYTES + client * SPOOL
+
+    def copy(self, number: int) -> int:
+        """First byte of copy 0 or 1."""
+        return align(self.spool(self.words.clients), 4096) + number * self.region
+
+    def mailbox(self, worker: int, half: int) -> int:
+        """First byte of a mailbox half."""
+        return self.copy(2) + (2 * worker + half) * self.region
+
+    @property
+    def region(self) -> int:
+        """Bytes of one copy or half; a whole number of pages, so that no two writers share one."""
+        return align(self.nbytes, 4096)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole window."""
+        return self.mailbox(self.words.workers, 0)

@@ -1,0 +1,5 @@
+"""Pull, push, handles, clocks."""
+
+from mpips.worker.worker import Reader, Worker
+
+__all__ = ["Reader", "Worker"]

@@ -1,0 +1,71 @@
+"""Handles of the verbs that begin with `i`: what they began goes on when `test` or `wait` is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from mpips.worker.pull import Pull
+from mpips.worker.push import Push
+
+T = TypeVar("T")
+
+
+class PullHandle(Generic[T]):
+    """A pull under way; `wait()` returns what `pull` would have."""
+
+    def __init__(self, pull: Pull, result: Callable[[], T]) -> None:
+        self._pull = pull
+        self._result = result
+        self._pull.advance()
+
+    def test(self) -> bool:
+        """Whether the values are here."""
+        self._pull.poll()
+        return self._pull.advance()
+
+    def wait(self) -> T:
+        """Wait for the values and return them."""
+        if not self._pull.done:
+            self._pull.wait()
+        return self._result()
+
+
+class PushHandle:
+    """A push under way; the caller's arrays are its own again when it is committed."""
+
+    def __init__(self, push: Push | None) -> None:
+        self._push = push  # None: it was only added up, nothing travels yet
+        if push is not None:
+            push.advance()
+
+    def test(self, applied: bool = False) -> bool:
+        """Whether it is committed, or with `applied` published by every server."""
+        if self._push is None:
+            return True
+        self._push.poll()
+        return self._push.advance() and (not applied or self._push.applied())
+
+    def wait(self, applied: bool = False) -> None:
+        """Wait until it is committed, or with `applied` until every server has published it."""
+        if self._push is not None:
+            if applied:
+                self._push.wait_applied()
+            else:
+                self._push.wait()
+
+
+class SaveHandle:
+    """A checkpoint that was asked for; it is taken when the current clock is complete."""
+
+    def __init__(self, done: Callable[[], bool], wait: Callable[[], None]) -> None:
+        self._done = done
+        self._wait = wait
+
+    def test(self) -> bool:
+        """Whether it is complete on disk."""
+        return self._done()
+
+    def wait(self) -> None:
+        """Wait until it is complete on disk; call it after `clock()`."""
+        self._wait()

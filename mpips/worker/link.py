@@ -1,0 +1,111 @@
+"""What all verbs of one client share: transport, plan, this client's words, and what it knows of its own pushes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mpips.errors import UnknownTable
+from mpips.layout import Run
+from mpips.table import Dense
+from mpips.transport.base import Array, Transport, wait
+from mpips.transport.plan import Plan
+from mpips.transport.words import CLOCK, END
+
+
+@dataclass
+class TableState:
+    """One table as a worker sees it.
+
+    Attributes:
+        halves: number of the push that last filled each mailbox half (0: none).
+        pushes: pushes made, so that the next goes to half `pushes % 2`.
+        newest: number and clock of the last push.
+        closed: the clock for which it is closed (staleness 0), -1 if none.
+        sum: what `push(more=True)` has added up.
+    """
+
+    number: int
+    table: Dense
+    runs: tuple[Run, ...]
+    halves: list[int] = field(default_factory=lambda: [0, 0])
+    pushes: int = 0
+    newest: tuple[int, int] = (0, -1)
+    closed: int = -1
+    sum: Array | None = None
+
+
+@dataclass
+class Link:
+    """Shared by the verbs of client `index`; readers follow the workers in the numbering."""
+
+    transport: Transport
+    plan: Plan
+    index: int
+    now: int
+    limit: float  # seconds that any wait may take
+    tables: dict[str, TableState] = field(default_factory=dict)
+    commits: int = 0  # pushes committed
+    holds: int = 0  # holds asked for
+    boundary: Callable[[], None] = lambda: None  # called by verbs at the beginning of a clock; see Clocks
+    stats: dict[str, float] = field(default_factory=lambda: dict.fromkeys(
+        ("pulls", "pushes", "pull_bytes", "push_bytes", "pull_seconds", "push_seconds", "wait_seconds", "retries", "skipped"), 0))
+
+    def __post_init__(self) -> None:
+        self.declared = len(self.plan.layout.tables)  # tables given to run(); the others were created later
+        self.grow()
+        self.stamps = np.zeros((self.plan.words.tables, 2, 2), np.int64)
+
+    @property
+    def reader(self) -> bool:
+        """Whether this client only pulls."""
+        return self.index >= self.plan.workers
+
+    @property
+    def name(self) -> str:
+        """How messages call this process."""
+        return f"reader {self.index - self.plan.workers}" if self.reader else f"worker {self.index}"
+
+    def grow(self) -> None:
+        """Take note of tables added to the plan."""
+        layout = self.plan.layout
+        for number in range(len(self.tables), len(layout.tables)):
+            table = layout.tables[number]
+            self.tables[table.name] = TableState(number, table, layout.runs[number])
+
+    def table(self, name: str) -> TableState:
+        """Return the state of a table, or raise UnknownTable."""
+        try:
+            return self.tables[name]
+        except (KeyError, TypeError):
+            known = ", ".join(self.tables) or "none"
+            raise UnknownTable(f"unknown table {name!r}; the tables are: {known}") from None
+
+    def wait(self, until: Callable[[], bool], what: str, who: Callable[[], str]) -> None:
+        """Wait with this client's limit, and count the time."""
+        self.stats["wait_seconds"] += wait(self.transport, until, f"{self.name}, clock {self.now}: {what}", who, self.limit)
+
+    def all_flush(self) -> None:
+        """Complete everything on every server."""
+        for server in range(self.plan.servers):
+            self.transport.flush(server)
+
+    def tell_all(self, word: int, value: int) -> None:
+        """Write one of this client's words on every server, complete when this returns."""
+        at = self.plan.words.client(self.index) + word
+        for server in range(self.plan.servers):
+            self.transport.store(server, at, value)
+        self.all_flush()
+
+    def behind(self, clock: int) -> str:
+        """Say which workers keep clock `clock` from being complete, by the words on server 0."""
+        words, late = self.plan.words, []
+        for worker in range(self.plan.workers):
+            at = words.client(worker)
+            if self.transport.load(0, at + END) == 0:
+                reached = self.transport.load(0, at + CLOCK)
+                if reached < clock:
+                    late.append(f"worker {worker} is at clock {reached}")
+        return "; ".join(late) or "every worker has come so far, the servers have not folded yet"

@@ -1,0 +1,212 @@
+"""A pull: wait until the table is new enough, then read published copies, block by block, until each is whole.
+
+Versions, sync, data, sync, begin-marks: a block read from the copy of version v is whole if no fold beyond v + 1 has begun. A
+worker of a table with staleness 0 reads the copy whose TICK says that it is of its clock; that copy cannot change while the worker
+stays in the clock. Everybody else reads the newest. A table with staleness 0 is never torn between blocks either: a reader takes
+one clock for all of them. After two retries the client holds the table (HOLD) on the servers that it still needs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from mpips.errors import WaitTimeout
+from mpips.layout import Block
+from mpips.transport.base import Array
+from mpips.transport.words import BEGIN, BLOCK_WORDS, HELD, HOLD, TICK0, VERSION
+from mpips.worker.link import Link, TableState
+
+RETRIES = 2  # before a hold
+
+
+class Pull:
+    """One pull of some tables into flat arrays; `advance` until it returns True."""
+
+    def __init__(self, link: Link, states: Sequence[TableState], outs: Sequence[Array]) -> None:
+        self._link = link
+        self._states = states
+        self._outs = outs
+        self.now = link.now
+        self._ready = False
+        self.done = False
+
+    def advance(self) -> bool:
+        """Go on as far as possible without waiting; return whether all tables are read."""
+        if self.done:
+            return True
+        if not self.ready():
+            return False
+        begin = time.perf_counter()
+        for state, out in zip(self._states, self._outs, strict=True):
+            self._read(state, out)
+        stats = self._link.stats
+        stats["pulls"] += len(self._states)
+        stats["pull_bytes"] += sum(out.nbytes for out in self._outs)
+        stats["pull_seconds"] += time.perf_counter() - begin
+        self.done = True
+        return True
+
+    def poll(self) -> None:
+        """Let the transport make progress."""
+        self._link.transport.poll()
+
+    def wait(self) -> None:
+        """Advance to the end."""
+        names = ", ".join(f"'{s.table.name}'" for s in self._states[:3]) + (", ..." if len(self._states) > 3 else "")
+        self._link.wait(self.ready, f"a pull of table {names}", self._blame)
+        self.advance()
+
+    def ready(self) -> bool:
+        """Whether the servers have published all that this pull must see."""
+        link = self._link
+        if link.reader or self._ready:
+            return True
+        t, words = link.transport, link.plan.words
+        for state in self._states:
+            need = -1 if state.table.staleness is None else self.now - state.table.staleness
+            number, clock = state.newest
+            own = number if state.table.staleness != 0 and clock < self.now else 0
+            for run in state.runs:
+                if need > 0 and t.load(run.server, words.floor + state.number) < need:
+                    return False
+                if own and t.load(run.server, words.ack(link.index) + state.number) < own:
+                    return False
+        t.sync()
+        self._ready = True
+        return True
+
+    def _blame(self) -> str:
+        stale = [s.table.staleness for s in self._states if s.table.staleness is not None]
+        return self._link.behind(self.now - min(stale, default=0))
+
+    def _read(self, state: TableState, out: Array) -> None:
+        """Read one table, whole blocks only."""
+        blocks = [block for run in state.runs for block in run.blocks]
+        one_clock = self._link.reader and state.table.staleness == 0
+        pending, clock = blocks, self._clock(state)
+        held: list[int] = []
+        deadline = time.monotonic() + self._link.limit
+        tries = 0
+        try:
+            while pending:
+                pending = self._attempt(pending, out, clock)
+                if not pending:
+                    break
+                tries += 1
+                self._link.stats["retries"] += 1
+                if time.monotonic() > deadline:
+                    raise WaitTimeout(f"{self._link.name} read table '{state.table.name}' {tries} times in "
+                                      f"{self._link.limit:g} s and never found it whole: its servers fold without pause")
+                if held:  # servers more than one clock apart: let the one behind come up
+                    self._release(held)
+                    held = []
+                elif tries % (RETRIES + 1) == 0:
+                    held = self._hold(state)
+                if one_clock:
+                    pending, clock = blocks, self._clock(state)
+        finally:
+            self._release(held)
+
+    def _clock(self, state: TableState) -> int | None:
+        """Clock whose version is wanted, or None for the newest."""
+        if state.table.staleness != 0:
+            return None
+        if not self._link.reader:
+            return self.now
+        floor = self._link.plan.words.floor + state.number
+        clock = min((self._link.transport.load(run.server, floor) for run in state.runs), default=0)
+        self._link.transport.sync()
+        return clock
+
+    def _attempt(self, blocks: Sequence[Block], out: Array, clock: int | None) -> list[Block]:
+        """Read `blocks` once; return those that were not whole."""
+        t, plan = self._link.transport, self._link.plan
+        bad: list[Block] = []
+        parts: list[tuple[Sequence[Block], Array]] = []
+        for group in _groups(blocks):
+            server = group[0].server
+            marks = t.loads(server, plan.words.block(group[0].slot), len(group) * BLOCK_WORDS).reshape(-1, BLOCK_WORDS)
+            parts.append((group, chosen(marks, clock)))
+        t.sync()
+        for group, versions in parts:
+            server, base = group[0].server, plan.maps[group[0].server]
+            for lo, hi in _same_copy(versions):
+                first, last = group[lo], group[hi - 1]
+                t.get(server, base.copy(int(versions[lo]) & 1) + first.offset, out[first.start : last.stop])
+        for server in {group[0].server for group, _ in parts}:
+            t.flush(server)
+        t.sync()
+        for group, versions in parts:
+            server = group[0].server
+            marks = t.loads(server, plan.words.block(group[0].slot), len(group) * BLOCK_WORDS).reshape(-1, BLOCK_WORDS)
+            whole = (versions >= 0) & (marks[:, BEGIN] <= versions + 1)
+            if not whole.all():
+                bad += [group[i] for i in np.flatnonzero(~whole)]
+        return bad
+
+    def _hold(self, state: TableState) -> list[int]:
+        """Ask the servers of a table not to begin another fold of it; return them once they have agreed."""
+        link = self._link
+        t, words = link.transport, link.plan.words
+        link.holds += 1
+        value = link.holds << 32 | state.number + 1
+        servers = [run.server for run in state.runs]
+        for server in servers:
+            t.store(server, words.client(link.index) + HOLD, value)
+            t.flush(server)
+        held = words.reply(link.index) + HELD
+        link.wait(lambda: all(t.load(server, held) == value for server in servers),
+                  f"a hold of table '{state.table.name}'", lambda: f"servers {servers} have not answered")
+        t.sync()
+        return servers
+
+    def _release(self, servers: Sequence[int]) -> None:
+        link = self._link
+        for server in servers:
+            link.transport.store(server, link.plan.words.client(link.index) + HOLD, link.holds << 32)
+            link.transport.flush(server)
+
+
+def chosen(marks: Array, clock: int | None) -> Array:
+    """Return the version to read of each block, -1 where neither copy is of the clock wanted.
+
+    Args:
+        marks: (n, 4) int64, the words of n blocks.
+        clock: None for the newest version, else the newest whose fold belongs to an earlier clock than this.
+    """
+    version = marks[:, VERSION].copy()
+    if clock is None:
+        return version
+    rows = np.arange(len(marks))
+    newest = marks[rows, TICK0 + (version & 1)]
+    other = marks[rows, TICK0 + (1 - (version & 1))]
+    return np.where(newest <= clock, version, np.where(other <= clock, version - 1, -1))
+
+
+def _groups(blocks: Sequence[Block]) -> list[list[Block]]:
+    """Split into stretches of neighbouring slots on one server."""
+    out: list[list[Block]] = []
+    for block in blocks:
+        if out and out[-1][-1].server == block.server and out[-1][-1].slot + 1 == block.slot:
+            out[-1].append(block)
+        else:
+            out.append([block])
+    return out
+
+
+def _same_copy(versions: Array) -> list[tuple[int, int]]:
+    """Split into stretches that lie in the same copy; versions of -1 are left out."""
+    if (versions[0] >= 0) and (versions == versions[0]).all():
+        return [(0, len(versions))]
+    out: list[tuple[int, int]] = []
+    for i, version in enumerate(versions.tolist()):
+        if version < 0:
+            continue
+        if out and out[-1][1] == i and (versions[i - 1] & 1) == version & 1:
+            out[-1] = (out[-1][0], i + 1)
+        else:
+            out.append((i, i + 1))
+    return out

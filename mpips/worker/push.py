@@ -1,0 +1,173 @@
+"""A push: wait for a free mailbox half, write the gradient and its stamp, complete them on all servers, then commit.
+
+The commit number counts this worker's pushes over all tables and stands on every server, also on those that hold nothing of the
+table: so one number says which pushes exist, on all servers or on none. A half is free when its push is published (ACK).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from mpips.errors import NonFiniteGradient, ProtocolError
+from mpips.transport.base import Array
+from mpips.transport.words import COMMIT, VOIDS
+from mpips.worker.link import Link, TableState
+
+
+class Push:
+    """One push of some tables; `gradients` are flat arrays of the tables' dtypes, None where the mailbox is filled already."""
+
+    def __init__(self, link: Link, states: Sequence[TableState], gradients: Sequence[Array | None]) -> None:
+        self._link = link
+        self._states = states
+        self._gradients = gradients
+        self.number = 0  # of the commit, once committed
+        self.clock = link.now
+        for state in states:
+            check_open(link, state)
+        for state in states:
+            if state.table.staleness == 0:
+                state.closed = link.now
+
+    @property
+    def committed(self) -> bool:
+        """Whether the push exists, and the caller's arrays are free."""
+        return self.number > 0
+
+    def advance(self) -> bool:
+        """Go on as far as possible without waiting; return whether it is committed."""
+        if not self.committed and self.ready():
+            self._send()
+        return self.committed
+
+    def poll(self) -> None:
+        """Let the transport make progress."""
+        self._link.transport.poll()
+
+    def wait(self) -> None:
+        """Advance until it is committed."""
+        if not self.committed:
+            wait_half(self._link, self._states)
+            self._send()
+
+    def applied(self) -> bool:
+        """Whether every server has published it."""
+        if not self.committed:
+            return False
+        t, words = self._link.transport, self._link.plan.words
+        for state in self._states:
+            for run in state.runs:
+                if t.load(run.server, words.ack(self._link.index) + state.number) < self.number:
+                    return False
+        t.sync()
+        return True
+
+    def wait_applied(self) -> None:
+        """Wait until every server has published it; under BSP that takes every worker's push or clock."""
+        self.wait()
+        self._link.wait(self.applied, f"the update of table {_names(self._states)}", self._blame)
+
+    def ready(self) -> bool:
+        """Whether the half of each table that comes next is free."""
+        return half_free(self._link, self._states)
+
+    def _blame(self) -> str:
+        return self._link.behind(min((s.newest[1] for s in self._states), default=0) + 1)
+
+    def _send(self) -> None:
+        link = self._link
+        begin = time.perf_counter()
+        try:
+            voids = [self._write(state, gradient) for state, gradient in zip(self._states, self._gradients, strict=True)]
+        except NonFiniteGradient:
+            for state in self._states:  # nothing was committed: another gradient may be pushed instead
+                state.closed = -1
+            raise
+        number = link.commits + 1
+        for state, void in zip(self._states, voids, strict=True):
+            self._stamp(state, number, void)
+        link.all_flush()
+        link.commits = number
+        link.tell_all(COMMIT, number)
+        self.number = number
+        for state, void in zip(self._states, voids, strict=True):
+            state.halves[state.pushes & 1] = number
+            state.pushes += 1
+            state.newest = (number, self.clock)
+            link.stats["push_bytes"] += 0 if void else state.table.nbytes
+        link.stats["pushes"] += len(voids)
+        link.stats["push_seconds"] += time.perf_counter() - begin
+        if any(voids):
+            link.stats["skipped"] += sum(voids)
+            link.tell_all(VOIDS, int(link.stats["skipped"]))
+
+    def _write(self, state: TableState, gradient: Array | None) -> bool:
+        """Put one table's gradient into its half, looking for NaN and Inf while each block is in cache; return whether it is void."""
+        link, table = self._link, state.table
+        half, maps = state.pushes & 1, link.plan.maps
+        for run in state.runs:
+            base = maps[run.server].mailbox(link.index, half)
+            for block in run.blocks:
+                if gradient is not None:
+                    part = gradient[block.start : block.stop]
+                    link.transport.put(run.server, base + block.offset, part)
+                else:
+                    mapped = link.transport.mapped(run.server)
+                    assert mapped is not None
+                    at = base + block.offset
+                    part = mapped[at : at + (block.stop - block.start) * table.np_dtype.itemsize].view(table.np_dtype)
+                if not finite(part):
+                    if table.nonfinite == "skip":
+                        return True
+                    raise NonFiniteGradient(f"table '{table.name}': the gradient pushed by {link.name} in clock {self.clock} has "
+                                            "NaN or Inf (nonfinite='skip' leaves such pushes out)")
+        return False
+
+    def _stamp(self, state: TableState, number: int, void: bool) -> None:
+        link, half = self._link, state.pushes & 1
+        stamp = link.stamps[state.number, half]
+        stamp[:] = number, self.clock << 1 | void
+        at = link.plan.words.stamp(link.index, state.number, half)
+        for run in state.runs:
+            link.transport.stores(run.server, at, stamp)
+
+
+def half_free(link: Link, states: Sequence[TableState]) -> bool:
+    """Whether the mailbox half that each table's next push goes to is free."""
+    t, words = link.transport, link.plan.words
+    for state in states:
+        last = state.halves[state.pushes & 1]
+        if last:
+            for run in state.runs:
+                if t.load(run.server, words.ack(link.index) + state.number) < last:
+                    return False
+    t.sync()
+    return True
+
+
+def wait_half(link: Link, states: Sequence[TableState]) -> None:
+    """Wait for `half_free`."""
+    link.wait(lambda: half_free(link, states), f"a free mailbox half for table {_names(states)}",
+              lambda: link.behind(min((s.newest[1] for s in states), default=0)))
+
+
+def check_open(link: Link, state: TableState) -> None:
+    """Raise ProtocolError if the table takes no more pushes in this clock."""
+    if state.closed == link.now:
+        raise ProtocolError(f"table '{state.table.name}' is closed for clock {link.now}: it has been pushed already "
+                            "(push with more=True adds up several)")
+
+
+def finite(values: Array) -> bool:
+    """Whether no element is NaN or Inf: a sum tells, unless it overflows; then every element is looked at."""
+    dtype = values.dtype if values.dtype.itemsize > 2 else np.dtype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = np.add.reduce(values, dtype=dtype)
+    return bool(np.isfinite(total)) or bool(np.isfinite(values).all())
+
+
+def _names(states: Sequence[TableState]) -> str:
+    return ", ".join(f"'{s.table.name}'" for s in states[:3]) + (", ..." if len(states) > 3 else "")

@@ -1,0 +1,98 @@
+"""Memory of the node without a copy: `view` of a published table, `gradients` in the mailbox itself."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+import numpy as np
+
+from mpips.transport.base import Array
+from mpips.transport.words import BLOCK_WORDS
+from mpips.worker.link import Link, TableState
+from mpips.worker.pull import Pull, chosen
+from mpips.worker.push import Push, check_open, wait_half
+
+
+class View:
+    """A table to read; `with` gives the array, `zero_copy` says whether it is the server's own memory.
+
+    Valid until this worker's next `clock()`.
+    """
+
+    def __init__(self, link: Link, state: TableState) -> None:
+        self._link = link
+        self._state = state
+        self.zero_copy = False
+
+    def __enter__(self) -> Array:
+        state, link = self._state, self._link
+        values = None
+        if state.table.staleness == 0 and not link.reader:
+            pull = Pull(link, [state], [np.empty(0, state.table.np_dtype)])
+            link.wait(pull.ready, f"a view of table '{state.table.name}'", lambda: link.behind(link.now))
+            values = self._in_place()
+        self.zero_copy = values is not None
+        if values is None:
+            values = np.empty(state.table.size, state.table.np_dtype)
+            Pull(link, [state], [values]).wait()
+        values = values.reshape(state.table.shape)
+        values.flags.writeable = False
+        return values
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        """Nothing to give back: the copy that was shown stays as it is until the worker's next clock."""
+
+    def _in_place(self) -> Array | None:
+        """The server's own copy, if all blocks lie in one piece of it."""
+        whole = whole_on_node(self._link, self._state)
+        if whole is None:
+            return None
+        t, plan, run = self._link.transport, self._link.plan, self._state.runs[0]
+        marks = t.loads(run.server, plan.words.block(run.slot), len(run.blocks) * BLOCK_WORDS).reshape(-1, BLOCK_WORDS)
+        t.sync()
+        versions = chosen(marks, self._link.now)
+        copies = versions & 1
+        if (versions < 0).any() or (copies != copies[0]).any():
+            return None
+        return _piece(whole, plan.maps[run.server].copy(int(copies[0])) + run.offset, self._state)
+
+
+class Gradients:
+    """A table's gradient to be written in place, pushed when the block ends without an exception.
+
+    `with` gives the array, undefined at first; `zero_copy` says whether it is the mailbox's own memory.
+    """
+
+    def __init__(self, link: Link, state: TableState) -> None:
+        self._link = link
+        self._state = state
+        self.zero_copy = False
+
+    def __enter__(self) -> Array:
+        link, state = self._link, self._state
+        check_open(link, state)
+        whole = whole_on_node(link, state)
+        self.zero_copy = whole is not None
+        if whole is None:
+            values = np.empty(state.table.size, state.table.np_dtype)
+        else:
+            wait_half(link, [state])
+            run = state.runs[0]
+            values = _piece(whole, link.plan.maps[run.server].mailbox(link.index, state.pushes & 1) + run.offset, state)
+        self._values = values
+        return values.reshape(state.table.shape)
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None:
+            Push(self._link, [self._state], [None if self.zero_copy else self._values]).wait()
+
+
+def whole_on_node(link: Link, state: TableState) -> Array | None:
+    """Return the window of the one server that holds all of a table, if it is mapped here."""
+    if len(state.runs) != 1:
+        return None
+    return link.transport.mapped(state.runs[0].server)
+
+
+def _piece(window: Array, offset: int, state: TableState) -> Array:
+    return window[offset : offset + state.table.nbytes].view(state.table.np_dtype)

@@ -1,0 +1,348 @@
+"""What user code holds: the verbs of a worker, and of a reader.
+
+    w = ps.pull("w")                      a private copy of the table
+    ps.push("w", gradient)                one gradient of this worker's current clock
+    ps.clock()                            end of the step; never waits
+    ps.pushpull({"w": gradient})          push all, clock, pull all
+    with ps.view("w") as w: ...           read-only, no copy where the table lies whole on this node (staleness 0)
+    with ps.gradients("w") as g: ...      the mailbox's own memory, pushed when the block ends
+    ps.ipull, ps.ipush, ps.ipushpull      the same with handles: test(), wait()
+    ps.barrier(), ps.save()               all workers meet; a checkpoint after this clock
+    ps.create(table)                      a table that comes later, in reserved space
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any, overload
+
+import numpy as np
+
+from mpips.errors import UsageError
+from mpips.server.catalogue import decode, encode, table_of
+from mpips.table import Dense
+from mpips.transport.base import Array
+from mpips.transport.words import CATALOGUE, CATALOGUE_BYTES, CREATE, CREATE_DONE, CREATED, DONE, SPOOL
+from mpips.worker.clocks import Clocks
+from mpips.worker.device import Device
+from mpips.worker.handles import PullHandle, PushHandle, SaveHandle
+from mpips.worker.link import Link, TableState
+from mpips.worker.pull import Pull
+from mpips.worker.push import Push, check_open
+from mpips.worker.views import Gradients, View
+
+Arrays = Mapping[str, Any]
+
+
+class Client:
+    """The verbs that read; workers and readers have them."""
+
+    def __init__(self, link: Link, *, device: Device | None = None) -> None:
+        self._link = link
+        self._device = device
+        self._outstanding: deque[Push] = deque()
+        self.index = link.index - (link.plan.workers if link.reader else 0)
+        self.workers = link.plan.workers
+        self.role = "reader" if link.reader else "worker"
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Names of the tables."""
+        self._adopt()
+        return tuple(self._link.tables)
+
+    @property
+    def now(self) -> int:
+        """The current clock: steps that this worker has completed."""
+        return self._link.now
+
+    @property
+    def xp(self) -> Any:
+        """The namespace of pulled arrays: numpy, or cupy on a worker with a GPU."""
+        return self._device.xp if self._device else np
+
+    @property
+    def stats(self) -> dict[str, float]:
+        """Counts, bytes and seconds so far (pulls, pushes, pull_bytes, push_bytes, ..._seconds, retries, skipped)."""
+        return dict(self._link.stats)
+
+    @overload
+    def pull(self, tables: str, out: Any = None) -> Any: ...
+    @overload
+    def pull(self, tables: Sequence[str], out: Sequence[Any] | None = None) -> list[Any]: ...
+    def pull(self, tables: str | Sequence[str], out: Any = None) -> Any:
+        """Return a private, writable array of a table's shape and dtype, or a list of them for a list of names.
+
+        Args:
+            out: array(s) to fill instead, C-contiguous, of the table's shape and dtype.
+
+        Raises:
+            UnknownTable, UsageError: no such table; `out` has another shape or dtype.
+            WaitTimeout: the table did not become new enough in time.
+
+        >>> w = ps.pull("w")                                                          # doctest: +SKIP
+        """
+        return self.ipull(tables, out).wait()
+
+    def ipull(self, tables: str | Sequence[str], out: Any = None) -> PullHandle[Any]:
+        """Begin a pull; the handle's `wait()` returns what `pull` would have."""
+        names = [tables] if isinstance(tables, str) else list(tables)
+        given = [out] if isinstance(tables, str) else list(out) if out is not None else [None] * len(names)
+        if len(given) != len(names):
+            raise UsageError(f"pull: {len(names)} tables, but out has {len(given)} arrays")
+        states = [self._state(name) for name in names]
+        self._link.boundary()
+        targets = [self._target(state, array) for state, array in zip(states, given, strict=True)]
+        pull = Pull(self._link, states, [flat for flat, _ in targets])
+
+        def result() -> Any:
+            arrays = [self._deliver(state, flat, array) for state, (flat, array) in zip(states, targets, strict=True)]
+            return arrays[0] if isinstance(tables, str) else arrays
+
+        return PullHandle(pull, result)
+
+    def view(self, table: str) -> View:
+        """Return a context whose value is the table, read-only; without a copy if `zero_copy` says so."""
+        state = self._state(table)
+        self._link.boundary()
+        return View(self._link, state)
+
+    def _target(self, state: TableState, out: Any) -> tuple[Array, Any]:
+        """Return the flat host array to read into, and the array to deliver."""
+        table = state.table
+        if out is None:
+            if self._device:
+                return self._device.host(table), None
+            array = np.empty(table.shape, table.np_dtype)
+            return array.reshape(-1), array
+        if self._device and self._device.owns(out):
+            self._device.check(table, out, "out of a pull")
+            return self._device.host(table), out
+        if not isinstance(out, np.ndarray) or out.shape != table.shape or out.dtype != table.np_dtype:
+            raise UsageError(f"table '{table.name}': out must be an array of shape {table.shape} and dtype {table.dtype}, "
+                             f"not {_seen(out)}")
+        if not out.flags.c_contiguous or not out.flags.writeable:
+            raise UsageError(f"table '{table.name}': out must be C-contiguous and writable")
+        return out.reshape(-1), out
+
+    def _deliver(self, state: TableState, flat: Array, array: Any) -> Any:
+        if isinstance(array, np.ndarray):
+            return array
+        assert self._device is not None
+        return self._device.deliver(flat, state.table, array)
+
+    def _state(self, name: str) -> TableState:
+        if name not in self._link.tables:
+            self._adopt()
+        return self._link.table(name)
+
+    def _adopt(self) -> None:
+        """Take note of tables that others have created, as far as every server has them."""
+        link = self._link
+        t, plan = link.transport, link.plan
+        base = plan.maps[0]
+        known = len(plan.layout.tables)
+        created = min(t.load(server, CREATED) for server in range(plan.servers))
+        if created <= known - link.declared:
+            return
+        t.sync()
+        room = np.empty(CATALOGUE_BYTES, np.uint8)
+        t.get(0, base.catalogue, room)
+        t.flush(0)
+        at = 0
+        for number in range(created):
+            described, size = decode(room[at:])
+            at += size
+            if number >= known - link.declared:
+                layout = plan.fits(table_of(described))
+                assert layout is not None, "the servers had room"
+                plan.layout = layout
+        link.grow()
+
+
+class Reader(Client):
+    """A rank that only pulls, always the newest; `done` once every worker has ended and all is published."""
+
+    @property
+    def done(self) -> bool:
+        """Whether what a pull gives now is final."""
+        t = self._link.transport
+        t.poll()
+        finished = all(t.load(server, DONE) for server in range(self._link.plan.servers))
+        t.sync()
+        if not finished:
+            t.pause(1e-3)  # whoever asks in a loop leaves the core to the workers
+        return finished
+
+
+class Worker(Client):
+    """A rank that computes gradients."""
+
+    def __init__(self, link: Link, *, device: Device | None = None, saves: bool = False) -> None:
+        super().__init__(link, device=device)
+        self._clocks = Clocks(link)
+        self._saves = saves
+        self._requests = 0
+
+    @overload
+    def push(self, table: str, gradient: Any, *, more: bool = False) -> None: ...
+    @overload
+    def push(self, table: Arrays, gradient: None = None, *, more: bool = False) -> None: ...
+    def push(self, table: str | Arrays, gradient: Any = None, *, more: bool = False) -> None:
+        """Push a gradient of exactly the table's shape and dtype, or a dict of them; returns when it is committed.
+
+        Args:
+            more: only add it up here; the next push without `more` sends the sum.
+
+        Raises:
+            UnknownTable, UsageError: no such table; wrong shape or dtype.
+            NonFiniteGradient: NaN or Inf, unless the table says nonfinite="skip". Nothing is pushed.
+            ProtocolError: the table (staleness 0) has been pushed in this clock already.
+
+        >>> ps.push("w", gradient)                                                    # doctest: +SKIP
+        """
+        self.ipush(table, gradient, more=more).wait()
+
+    def ipush(self, table: str | Arrays, gradient: Any = None, *, more: bool = False) -> PushHandle:
+        """Begin a push; the gradient may not change before the handle's `wait()`."""
+        pairs = {table: gradient} if isinstance(table, str) else dict(table)
+        states = [self._state(name) for name in pairs]
+        flats = [self._flat(state, array) for state, array in zip(states, pairs.values(), strict=True)]
+        for state in states:
+            check_open(self._link, state)
+        self._link.boundary()
+        if more or any(state.sum is not None for state in states):
+            flats = [self._add_up(state, flat, more) for state, flat in zip(states, flats, strict=True)]
+        if more or not states:
+            return PushHandle(None)
+        self._settle()
+        push = Push(self._link, states, flats)
+        handle = PushHandle(push)
+        if not push.committed:
+            self._outstanding.append(push)
+        return handle
+
+    def pushpull(self, gradients: Arrays) -> dict[str, Any]:
+        """Push all, `clock()`, pull all; returns the new values by name."""
+        return self.ipushpull(gradients).wait()
+
+    def ipushpull(self, gradients: Arrays) -> PullHandle[dict[str, Any]]:
+        """Begin a pushpull: push and clock are done when this returns, the handle waits for the values."""
+        names = list(gradients)
+        self.push(gradients)
+        self.clock()
+        handle = self.ipull(names)
+        return PullHandle(handle._pull, lambda: dict(zip(names, handle.wait(), strict=True)))
+
+    def gradients(self, table: str) -> Gradients:
+        """Return a context whose value is an array to write the gradient to; pushed when the block ends without an exception."""
+        state = self._state(table)
+        self._link.boundary()
+        self._settle()
+        return Gradients(self._link, state)
+
+    def clock(self) -> int:
+        """End this worker's step and return the new clock; waits only for pushes that were begun by `ipush`."""
+        for state in self._link.tables.values():
+            if state.sum is not None:
+                raise UsageError(f"table '{state.table.name}': clock() after push(more=True); the last push must be without more")
+        self._link.boundary()
+        self._settle()
+        return self._clocks.tick()
+
+    def barrier(self) -> None:
+        """Wait until every worker that has not ended is here."""
+        self._settle()
+        self._clocks.barrier()
+
+    def save(self) -> SaveHandle:
+        """Ask for a checkpoint that holds everything up to the end of the current clock; `wait()` only after `clock()`."""
+        if not self._saves:
+            raise UsageError("save: run() was given no checkpoint=Checkpoints(...)")
+        self._link.boundary()
+        cut = self._clocks.ask_save()
+
+        def wait() -> None:
+            if self._link.now < cut:
+                raise UsageError(f"save: wait() in clock {self._link.now}, but the checkpoint is taken after clock()")
+            self._clocks.wait_saved(cut)
+
+        return SaveHandle(lambda: self._clocks.saved(cut), wait)
+
+    def create(self, table: Dense) -> None:
+        """Create a table in the spare space of `run(reserve=...)`; every worker may ask, the first one's request counts.
+
+        Raises:
+            UsageError: it exists and is declared differently, or there is no room.
+        """
+        link = self._link
+        t, words = link.transport, link.plan.words
+        if table.name not in link.tables:
+            self._adopt()
+        if table.name in link.tables and link.tables[table.name].table.describe() == table.describe():
+            return
+        if link.plan.lockstep and table.staleness != 0 and self._saves:
+            raise UsageError(f"table '{table.name}': staleness {table.staleness} in a job whose checkpoints rely on staleness 0")
+        self._requests += 1
+        entry, spool = encode(table), link.plan.maps[0].spool(link.index)
+        t.put(0, spool, entry)
+        t.flush(0)
+        t.store(0, words.client(link.index) + CREATE, self._requests)
+        t.flush(0)
+        reply = words.reply(link.index) + CREATE_DONE
+        link.wait(lambda: abs(t.load(0, reply)) >= self._requests, f"table '{table.name}' to be created",
+                  lambda: "server 0 has not answered")
+        t.sync()
+        if t.load(0, reply) < 0:
+            answer = np.empty(SPOOL, np.uint8)
+            t.get(0, spool, answer)
+            t.flush(0)
+            size = int(answer[:8].view(np.int64)[0])
+            raise UsageError(answer[8 : 8 + size].tobytes().decode())
+        count = t.load(0, words.peer(0) + CATALOGUE)
+        link.wait(lambda: all(t.load(s, CREATED) >= count for s in range(link.plan.servers)),
+                  f"table '{table.name}' on every server", lambda: "a server has not created it yet")
+        self._adopt()
+
+    def _end(self) -> None:
+        """Complete what this worker has begun and say that it is gone."""
+        self._settle()
+        pushed = any(state.newest[1] == self._link.now for state in self._link.tables.values())
+        if pushed or self._clocks.owes_save:
+            self._clocks.tick()
+        self._clocks.end()
+
+    def _settle(self) -> None:
+        """Commit the pushes that were begun, in their order: commit numbers have no gaps."""
+        while self._outstanding:
+            self._outstanding[0].wait()
+            self._outstanding.popleft()
+
+    def _flat(self, state: TableState, gradient: Any) -> Array:
+        """Return the gradient as a flat contiguous host array after checking it."""
+        table = state.table
+        if self._device and self._device.owns(gradient):
+            return self._device.fetch(table, gradient)
+        if isinstance(gradient, np.generic):
+            gradient = np.asarray(gradient)  # the gradient of a 0-d table
+        if not isinstance(gradient, np.ndarray) or gradient.shape != table.shape or gradient.dtype != table.np_dtype:
+            raise UsageError(f"table '{table.name}': a push takes an array of shape {table.shape} and dtype {table.dtype}, "
+                             f"not {_seen(gradient)}")
+        return np.ascontiguousarray(gradient).reshape(-1)
+
+    def _add_up(self, state: TableState, flat: Array, more: bool) -> Array:
+        """Add to the worker's sum in the compute dtype; without `more`, return the sum and start anew."""
+        if state.sum is None:
+            state.sum = flat.astype(state.table.compute_dtype)
+        else:
+            state.sum += flat.astype(state.table.compute_dtype, copy=False)
+        if more:
+            return flat
+        total, state.sum = state.sum, None
+        return total.astype(state.table.np_dtype, copy=False)
+
+
+def _seen(value: Any) -> str:
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    return f"{type(value).__name__} {value!r:.40}" if shape is None else f"{tuple(shape)} of {dtype}"

@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+
+from mpips.arrays import Staging, device_available, device_count, pick_device, register, use
+from mpips.errors import UsageError
+
+AVAILABLE, REASON = device_available()
+without = pytest.mark.skipif(AVAILABLE, reason="this machine has a GPU")
+
+
+def test_the_reason_is_one_line():
+    assert REASON
+    assert "\n" not in REASON
+    assert (device_count() > 0) is AVAILABLE
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_ranks_are_dealt_out_over_the_devices_of_a_node(count):
+    for choice in ("auto", "gpu"):
+        assert [pick_device(choice, rank, count) for rank in range(2 * count)] == [*range(count), *range(count)]
+    assert pick_device("cpu", 0, count) is None
+
+
+def test_auto_takes_the_cpu_where_there_is_nothing_else():
+    assert pick_device("auto", 3, 0) is None
+
+
+def test_gpu_without_one_is_refused():
+    with pytest.raises(UsageError, match="none is visible"):
+        pick_device("gpu", 0, 0)
+
+
+@without
+def test_gpu_without_one_says_why():
+    assert pick_device("auto", 0) is None
+    with pytest.raises(UsageError) as error:
+        pick_device("gpu", 0)
+    assert REASON in str(error.value)
+    with pytest.raises(UsageError) as error:
+        Staging(0)
+    assert REASON in str(error.value)
+
+
+@without
+def test_pages_that_cannot_be_registered_are_still_memory():
+    host = np.zeros(10)
+    with register(host) as held:
+        assert not held.active
+        assert held.reason == REASON
+        host += 1
+    held.close()
+
+
+@pytest.mark.parametrize("choice", ["tpu", "", "GPU"])
+def test_an_unknown_choice_is_named(choice):
+    with pytest.raises(UsageError, match="is not one of auto, cpu, gpu"):
+        pick_device(choice, 0, 1)
+
+
+def test_no_device_means_numpy():
+    assert use(None) is np

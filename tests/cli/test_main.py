@@ -1,0 +1,80 @@
+"""The command as a whole: help, version, one line for wrong input, nothing heavy imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mpips
+from mpips.cli import COMMANDS, main
+from mpips.errors import CheckpointError, UsageError, WaitTimeout
+
+
+def python(code: str, *args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, timeout=60, check=False,
+                          cwd=Path(mpips.__file__).parent.parent)
+
+
+HEAVY = """
+import sys
+from mpips.cli import main
+try:
+    code = main(sys.argv[1:])
+except SystemExit as end:
+    code = end.code
+heavy = {"mpi4py.MPI", "cupy", "numba", "rich", "sklearn"} & set(sys.modules)
+assert not heavy, heavy
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize("args", [
+    ["--help"], ["--version"], ["train", "--help"], ["predict", "--help"], ["ckpt", "--help"], ["train", "none.toml"],
+    ["predict", "none", "--input", "none", "--output", "none"],
+])
+def test_light(args: list[str]) -> None:
+    done = python(HEAVY, *args)
+    assert done.returncode == (2 if "none" in str(args) else 0), done.stderr
+
+
+def test_help_and_version() -> None:
+    code = "import runpy; runpy.run_module('mpips', run_name='__main__')"
+    done = python(code, "--help")
+    assert done.returncode == 0
+    assert all(command in done.stdout for command in COMMANDS)
+    assert python(code, "--version").stdout == f"mpips {mpips.__version__}\n"
+
+
+@pytest.mark.parametrize(("args", "line"), [
+    ([], "the following arguments are required: COMMAND (see mpips --help)"),
+    (["trian"], "argument COMMAND: invalid choice: 'trian'"),
+    (["train"], "the following arguments are required: FILE.toml (see mpips train --help)"),
+    (["train", "x.toml", "--sett"], "unrecognized arguments: --sett"),
+])
+def test_wrong_words(capsys: pytest.CaptureFixture[str], args: list[str], line: str) -> None:
+    assert main(args) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith(f"mpips: error: {line}")
+    assert told.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("error", "told"), [(UsageError("a\n  b"), True), (CheckpointError("a b"), True),
+                                             (WaitTimeout("late"), False), (KeyError("bug"), False)])
+def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+                                           error: Exception, told: bool) -> None:
+    from mpips.cli import train
+
+    def run(args: object) -> int:
+        raise error
+
+    monkeypatch.setattr(train, "run", run)
+    if told:
+        assert main(["train", "x.toml"]) == 2
+        assert capsys.readouterr().err == "mpips: error: a b\n"
+    else:
+        with pytest.raises(type(error)):
+            main(["train", "x.toml"])

@@ -1,0 +1,113 @@
+"""The compiled loops against the programs: the same bits for every value a float can have."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from mpips import optim
+from mpips.optim import OPTIMIZERS, Optimizer, make
+from mpips.optim.compiled import compiled
+from mpips.optim.program import trace
+
+pytest.importorskip("numba")
+
+Array = np.ndarray[Any, np.dtype[Any]]
+RULES: list[Optimizer] = [
+    *(make(name, lr=0.05) for name in OPTIMIZERS),
+    optim.FTRL(0.1, l1=0.5, l2=0.1),
+    optim.Adam(0.1, eps=0.0),  # 0 / 0 where the gradient is 0
+]
+SPECIAL = [0.0, -0.0, 1.0, -1.0, 1e-45, -1e-40, 5e-324, 1e-310, 1e-38, 3e38, -3e38, 1e300, np.inf, -np.inf, np.nan]
+
+
+def compare(rule: Optimizer, w: Array, g: Array, slots: list[Array], step: int) -> None:
+    kind = w.dtype.type
+    scalars = [kind(s) for s in rule.scalars(step, 0.05)]
+    program = trace(rule.rule, len(slots), len(scalars))
+    loop = compiled(rule.rule, len(slots), len(scalars), w.dtype)
+    one, two = np.empty_like(w), np.empty_like(w)
+    mine, theirs = [s.copy() for s in slots], [s.copy() for s in slots]
+    with np.errstate(all="ignore"):
+        program(w, g, mine, scalars, one, [np.empty_like(w) for _ in range(program.scratch)])
+    loop(w, g, theirs, scalars, two, ())
+    for a, b in zip([one, *mine], [two, *theirs], strict=True):
+        a, b = (np.where(np.isnan(x), kind(np.nan), x) for x in (a, b))  # one NaN is as good as another
+        where = np.flatnonzero(a.view(f"u{a.itemsize}") != b.view(f"u{a.itemsize}"))
+        assert not where.size, f"{rule.name}: {a[where[:3]]} is not {b[where[:3]]}"
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("rule", RULES, ids=lambda r: r.name)
+def test_bits_of_numbers_of_all_sizes(rule: Optimizer, dtype: Any) -> None:
+    random = np.random.default_rng(12)
+    n = 20_011  # long enough for the vector loop and its remainder; a contracted multiply-add differs in one of three
+    with np.errstate(all="ignore"):
+        arrays = random.standard_normal((2 + len(rule.slots), n)) * 10.0 ** random.integers(-9, 9, (1, n))
+        special = random.integers(0, 40, arrays.shape) == 0
+        arrays[special] = random.choice(SPECIAL, int(special.sum()))
+        w, g, *slots = arrays.astype(dtype)
+    compare(rule, w, g, slots, step=3)
+    compare(rule, w, g, [np.abs(s) for s in slots], step=3)  # as a training has them: no root of a negative
+
+
+@given(st.sampled_from(RULES), st.sampled_from([np.float32, np.float64]), st.integers(1, 100), st.data())
+def test_bits_of_anything(rule: Optimizer, dtype: Any, step: int, data: st.DataObject) -> None:
+    shape = (2 + len(rule.slots), data.draw(st.integers(1, 19)))
+    w, g, *slots = data.draw(hnp.arrays(dtype, shape))
+    compare(rule, w, g, slots, step)
+
+
+def test_rules_of_one_name_do_not_share_a_cached_loop() -> None:
+    def first(w: Any, g: Any) -> Any:
+        return (w + g,)
+
+    def second(w: Any, g: Any) -> Any:
+        return (w - g,)
+
+    first.__qualname__ = second.__qualname__ = "rule"
+    out = np.empty(1)
+    for rule, want in ((first, 3.0), (second, 1.0)):
+        compiled(rule, 0, 0, out.dtype)(np.array([2.0]), np.array([1.0]), [], [], out, ())
+        assert out[0] == want
+
+
+def test_no_place_for_the_cache_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    from numba.core import caching
+
+    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
+    out = np.empty(2)
+    compiled(optim.SGD.rule, 0, 1, out.dtype)(np.ones(2), np.ones(2), [], [0.5], out, ())
+    assert out.tolist() == [0.5, 0.5]
+
+
+def test_the_loop_lets_other_threads_run() -> None:
+    loop = compiled(optim.Adam.rule, 2, 7, np.dtype(np.float64))
+    arrays = np.ones((5, 1 << 18))
+    scalars = [np.float64(s) for s in optim.Adam(0.1).scalars(1, 0.1)]
+    ticks = 0
+    ended = threading.Event()
+
+    def work() -> None:
+        for _ in range(100):
+            loop(arrays[0], arrays[1], arrays[2:4], scalars, arrays[4], ())
+        ended.set()
+
+    thread = threading.Thread(target=work)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(100.0)  # only a thread that lets go of the lock is interrupted
+    try:
+        thread.start()
+        while not ended.is_set():
+            ticks += 1
+    finally:
+        sys.setswitchinterval(interval)
+        thread.join()
+    assert ticks > 1
