@@ -61,8 +61,13 @@ def vendor() -> str:
 
 
 def environment() -> dict[str, str]:
-    """Return this process's environment and what ranks need in it (nothing of a launcher that runs this test)."""
-    ours = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_COMM_", "PMI_", "PMIX_", "SLURM_"))}
+    """Return this process's environment and what ranks need in it.
+
+    Nothing of a launcher that runs this test, and no unbuffered Python: it writes a line and its end apart, and a
+    launcher may put another rank's line between them.
+    """
+    out = ("OMPI_COMM_", "PMI_", "PMIX_", "SLURM_", "PYTHONUNBUFFERED")
+    ours = {k: v for k, v in os.environ.items() if not k.startswith(out)}
     path = os.pathsep.join([str(ROOT), *filter(None, [ours.get("PYTHONPATH")])])
     return {**ours, **AS_ROOT, **MORE_RANKS_THAN_CORES, **QUIET, **SHARED_CORES, "PYTHONPATH": path,
             "PYTHONFAULTHANDLER": "1"}

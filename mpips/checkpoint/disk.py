@@ -63,13 +63,16 @@ def replacing(final: Path, life: Life) -> Iterator[Path]:
     """Give the temporary name for `final`; whatever still has that name at the end is removed.
 
     Raises:
-        MpipsError: for an OSError; it names the file and the machine.
+        MpipsError: for an error of the disk; it names the file and the machine.
     """
     path = life.temporary(final)
     try:
         yield path
-    except OSError as error:
-        raise MpipsError(f"checkpoint {final}: cannot be written on {socket.gethostname()}: {error}") from error
+    except (OSError, RuntimeError) as error:  # HDF5 cannot close what it could not write, which is a RuntimeError
+        first = error.__context__ if isinstance(error.__context__, OSError) else error
+        number = getattr(first, "errno", None)
+        what = os.strerror(number) if number else " ".join(str(first).split())
+        raise MpipsError(f"checkpoint {final}: cannot be written on {socket.gethostname()}: {what}") from error
     finally:
         path.unlink(missing_ok=True)
 

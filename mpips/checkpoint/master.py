@@ -7,7 +7,8 @@ never uses it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import zlib
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from h5py import h5s
 
 from mpips.checkpoint.disk import Life, commit, replacing
 from mpips.checkpoint.hdf5 import Box, Source, create, new, source_name
-from mpips.checkpoint.schema import MASTER, STORED, Manifest, SavedTable, dataset
+from mpips.checkpoint.schema import MASTER, STORED, Manifest, Master, SavedTable, Shard, dataset
 
 
 @dataclass(frozen=True)
@@ -77,39 +78,55 @@ def is_virtual(table: SavedTable) -> bool:
     return len(table.shape) > 0 and table.size > 0
 
 
-def write_master(step: Path, manifest: Manifest, life: Life) -> Iterator[None]:
-    """Write `model.h5` into a checkpoint's directory, over the one that may be there."""
+def write_master(step: Path, clock: int, shards: Sequence[Shard], tables: Sequence[SavedTable],
+                 life: Life) -> Generator[None, None, Master]:
+    """Write `model.h5` into a checkpoint's directory, over the one that may be there.
+
+    The generator's value is what the manifest says of it.
+    """
+    files = [shard.file for shard in shards]
     with replacing(step / MASTER, life) as path:
-        with create(path, manifest.clock) as file:
-            for table in manifest.tables:
+        with create(path, clock) as file:
+            for table in tables:
                 for array, dtype in table.arrays.items():
                     name = dataset(table.name, array)
-                    sources = list(_sources(manifest, table)) if is_virtual(table) else None
+                    sources = list(_sources(files, table)) if is_virtual(table) else None
                     out = new(file, name, table.shape, dtype, sources)
                     if table.size and not is_virtual(table):
-                        out.write(h5s.ALL, h5s.ALL, _scalar(step, manifest, table, name))
+                        out.write(h5s.ALL, h5s.ALL, _scalar(step, files, table, name))
                 yield
+        raw = path.read_bytes()
         yield from commit(path, step / MASTER)
+    return Master(bytes=len(raw), crc32=zlib.crc32(raw))
 
 
-def _sources(manifest: Manifest, table: SavedTable) -> Iterator[Source]:
+def intact(step: Path, manifest: Manifest) -> bool:
+    """Whether the master is, byte by byte, the one that belongs to the manifest."""
+    path = step / MASTER
+    if not path.is_file() or path.stat().st_size != manifest.master.bytes:
+        return False
+    return zlib.crc32(path.read_bytes()) == manifest.master.crc32
+
+
+def _sources(files: Sequence[str], table: SavedTable) -> Iterator[Source]:
     """Yield what the virtual datasets of a table are made of, the same for its values and slots."""
     lengths = table.lengths()
     for span in spans(table):
         for box, a, b in boxes(table.shape, span.start, span.stop):
             at = span.at - span.start
-            yield box, manifest.shards[span.shard].file, lengths[span.shard], at + a, at + b
+            yield box, files[span.shard], lengths[span.shard], at + a, at + b
 
 
-def _scalar(step: Path, manifest: Manifest, table: SavedTable, name: str) -> Any:
+def _scalar(step: Path, files: Sequence[str], table: SavedTable, name: str) -> Any:
     """Read the only element of a table."""
-    with h5py.File(step / manifest.shards[table.blocks.shard[0]].file, "r", locking=False) as shard:
+    with h5py.File(step / files[table.blocks.shard[0]], "r", locking=False) as shard:
         return np.asarray(shard[name][table.blocks.at[0]])
 
 
 def shows(step: Path, manifest: Manifest, file: Any, table: SavedTable, array: str) -> str | None:
     """Say what is wrong with one dataset of an open master, None if it shows exactly the shards of the manifest."""
     name = dataset(table.name, array)
+    files = [shard.file for shard in manifest.shards]
     found = file.get(name)
     dtype = table.arrays[array]
     if not isinstance(found, h5py.Dataset):
@@ -119,12 +136,12 @@ def shows(step: Path, manifest: Manifest, file: Any, table: SavedTable, array: s
     if dtype == "bfloat16" and found.attrs.get("logical_dtype") != dtype:
         return "attribute logical_dtype is not 'bfloat16'"
     if not is_virtual(table):
-        same = not table.size or found[()].tobytes() == _scalar(step, manifest, table, name).tobytes()
+        same = not table.size or found[()].tobytes() == _scalar(step, files, table, name).tobytes()
         return None if same else "differs from the shard"
     if not found.is_virtual:
         return "not a virtual dataset"
     want = {(file_name, source_name(name), a, b, tuple((s.start, s.stop) for s in box))
-            for box, file_name, _, a, b in _sources(manifest, table)}
+            for box, file_name, _, a, b in _sources(files, table)}
     have = set()
     for source in found.virtual_sources():
         (low,), (high,) = source.src_space.get_select_bounds()

@@ -18,12 +18,11 @@ import h5py
 import numpy as np
 
 from mpips import layout
-from mpips.checkpoint.disk import Life, commit, replacing, sync_directory
+from mpips.checkpoint.disk import Life, sync_directory
 from mpips.checkpoint.master import write_master
 from mpips.checkpoint.schema import (
     H5_ERRORS,
     INDEX,
-    MANIFEST,
     Blocks,
     Job,
     Manifest,
@@ -31,12 +30,11 @@ from mpips.checkpoint.schema import (
     Shard,
     ShardIndex,
     decode,
-    encode,
     shard_name,
     slot_array,
     step_name,
 )
-from mpips.checkpoint.tidy import prune, settle
+from mpips.checkpoint.tidy import prune, settle, write_manifest
 from mpips.errors import CheckpointError, MpipsError
 from mpips.table import Dense
 
@@ -60,15 +58,13 @@ def publish(directory: Path, cut: Cut, servers: int, tables: Sequence[Dense], *,
         path = step / shard_name(server, servers, revision)
         indexes.append((yield from _index(path, cut, server, servers, life, visible)))
         shards.append(Shard(file=path.name, bytes=path.stat().st_size))
-    manifest = Manifest(
-        clock=cut.clock, clocks=list(cut.clocks), revision=revision, seed=seed, versions=versions(mpi),
-        job=Job(id=life.job, restart=life.restart), servers=servers, shards=shards,
-        tables=[t for t in (_assemble(table, indexes) for table in tables) if t is not None], meta=meta)
-    yield from write_master(step, manifest, life)
+    found = [t for t in (_assemble(table, indexes) for table in tables) if t is not None]
+    master = yield from write_master(step, cut.clock, shards, found, life)
     yield
-    with replacing(step / MANIFEST, life) as path:
-        path.write_bytes(encode(manifest))
-        yield from commit(path, step / MANIFEST)
+    manifest = Manifest(clock=cut.clock, clocks=list(cut.clocks), revision=revision, seed=seed, versions=versions(mpi),
+                        job=Job(id=life.job, restart=life.restart), servers=servers, shards=shards, master=master,
+                        tables=found, meta=meta)
+    yield from write_manifest(step, manifest, life)
     sync_directory(directory)
     yield
     yield from settle(step, manifest)

@@ -53,6 +53,13 @@ class Shard(Frozen, frozen=True):
     bytes: int
 
 
+class Master(Frozen, frozen=True):
+    """The master file. HDF5 may crash on a damaged one, so its bytes are compared before it is opened."""
+
+    bytes: int
+    crc32: int
+
+
 class Blocks(Frozen, frozen=True):
     """By block number: where it lies, how often it was folded, and its CRC-32 in each array."""
 
@@ -120,6 +127,7 @@ class Manifest(Frozen, frozen=True, kw_only=True):
     job: Job
     servers: int
     shards: list[Shard]
+    master: Master
     tables: list[SavedTable]
     meta: Any
 

@@ -47,10 +47,9 @@ def _entry(step: Path, clock: int) -> Entry:
     except CheckpointError as error:
         return Entry(step.name, clock, "broken", str(error).removeprefix(f"{step}/"), None, None, None, size, age)
     sizes = {f.name: f.stat().st_size for f in files}
-    bad = [f"{s.file}: {'missing' if s.file not in sizes else f'{sizes[s.file]} bytes, {s.bytes} were written'}"
-           for s in manifest.shards if sizes.get(s.file) != s.bytes]
-    if MASTER not in sizes:
-        bad.append(f"{MASTER}: missing")
+    want = [*((s.file, s.bytes) for s in manifest.shards), (MASTER, manifest.master.bytes)]
+    bad = [f"{name}: {'missing' if name not in sizes else f'{sizes[name]} bytes, {n} were written'}"
+           for name, n in want if sizes.get(name) != n]
     return Entry(step.name, clock, "broken" if bad else "complete", bad[0] if bad else None, manifest.clocks,
                  len(manifest.tables), manifest.servers, size, age)
 

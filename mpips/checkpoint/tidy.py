@@ -1,4 +1,4 @@
-"""Removing: what a replacement left over, checkpoints that are too old, and the leftovers of killed lives.
+"""Completing a checkpoint, and removing: what it replaces, what is too old, and the leftovers of killed lives.
 
 Nothing here removes a file that is not of this format, and nothing takes away a file that a standing manifest names.
 """
@@ -9,12 +9,19 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import h5py
+from msgspec import structs
 
-from mpips.checkpoint.disk import Life, is_temporary, sync_directory
-from mpips.checkpoint.master import shows, write_master
-from mpips.checkpoint.schema import H5_ERRORS, MANIFEST, MASTER, Manifest, is_shard, load_manifest, steps
+from mpips.checkpoint.disk import Life, commit, is_temporary, replacing, sync_directory
+from mpips.checkpoint.master import intact, write_master
+from mpips.checkpoint.schema import MANIFEST, MASTER, Manifest, encode, is_shard, load_manifest, steps
 from mpips.errors import CheckpointError
+
+
+def write_manifest(step: Path, manifest: Manifest, life: Life) -> Iterator[None]:
+    """Write `manifest.json`, by which a checkpoint becomes complete, or another one than it was."""
+    with replacing(step / MANIFEST, life) as path:
+        path.write_bytes(encode(manifest))
+        yield from commit(path, step / MANIFEST)
 
 
 def settle(step: Path, manifest: Manifest) -> Iterator[None]:
@@ -82,15 +89,8 @@ def _clean(step: Path, life: Life) -> Iterator[None]:
     named = {shard.file for shard in manifest.shards}
     spare = [entry for entry in shards if entry.name not in named]
     if spare and all(life.outlived(entry) for entry in spare):
-        if not master_fits(step, manifest):  # killed between the two renames: the master shows the spare shards
-            yield from write_master(step, manifest, life)
+        if not intact(step, manifest):  # killed between the two renames: the master shows the spare shards
+            master = yield from write_master(step, manifest.clock, manifest.shards, manifest.tables, life)
+            if master != manifest.master:  # by another version of HDF5
+                yield from write_manifest(step, structs.replace(manifest, master=master), life)
         yield from settle(step, manifest)
-
-
-def master_fits(step: Path, manifest: Manifest) -> bool:
-    """Whether the master shows exactly the shards of the manifest."""
-    try:
-        with h5py.File(step / MASTER, "r", locking=False) as file:
-            return all(shows(step, manifest, file, t, array) is None for t in manifest.tables for array in t.arrays)
-    except H5_ERRORS:
-        return False

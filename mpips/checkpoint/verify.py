@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 
 from mpips.checkpoint.disk import is_temporary
-from mpips.checkpoint.master import shows
+from mpips.checkpoint.master import intact, shows
 from mpips.checkpoint.publish import read_index
 from mpips.checkpoint.read import Saved, locate
 from mpips.checkpoint.schema import FORMAT, H5_ERRORS, MANIFEST, MASTER, VERSION, ShardIndex, crc32, is_shard
@@ -112,6 +112,12 @@ def _master(saved: Saved) -> Iterator[Finding]:
     if not path.exists():
         yield Finding(MASTER, "missing")
         return
+    size = path.stat().st_size
+    if not intact(saved.path, manifest):  # HDF5 may crash on it
+        same = size == manifest.master.bytes
+        what = "does not match its checksum" if same else f"{size} bytes, {manifest.master.bytes} were written"
+        yield Finding(MASTER, what)
+        return
     try:
         with h5py.File(path, "r", locking=False) as file:
             stamp = {key: file.attrs.get(key) for key in ("format", "version", "clock")}
@@ -120,10 +126,10 @@ def _master(saved: Saved) -> Iterator[Finding]:
             for table in manifest.tables:
                 for array in table.arrays:
                     try:
-                        what = shows(saved.path, manifest, file, table, array)
+                        wrong = shows(saved.path, manifest, file, table, array)
                     except H5_ERRORS as error:
-                        what = f"cannot be read: {error}"
-                    if what:
-                        yield Finding(MASTER, what, table.name, array)
+                        wrong = f"cannot be read: {error}"
+                    if wrong:
+                        yield Finding(MASTER, wrong, table.name, array)
     except H5_ERRORS as error:
         yield Finding(MASTER, str(error))

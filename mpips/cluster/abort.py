@@ -139,7 +139,8 @@ def installed(comm: MPI.Comm) -> Iterator[None]:
         yield
     except BaseException as error:
         if hook.ours() and not getattr(error, "alike", False):
-            hook.end(error, error.__traceback__)
+            trace = error.__traceback__
+            hook.end(error, trace.tb_next if trace else None)  # the first frame is this generator's
         raise
     finally:
         hook.describe = str

@@ -101,7 +101,7 @@ def slot_bytes(plan: Plan, server: int) -> int:
 def mega(n: int) -> str:
     """Return bytes as a person reads them: 64 MB, 1.5 GB (powers of ten)."""
     for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if n >= size:
+        if n >= 0.9995 * size:  # what rounds up to "1e+03 MB" is 1 GB
             return f"{n / size:.3g} {unit}"
     return f"{n} bytes"
 

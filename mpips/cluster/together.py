@@ -12,7 +12,7 @@ from mpips.cluster.memory import check_plan
 from mpips.cluster.results import decode, encode
 from mpips.cluster.roles import Roles, assign
 from mpips.cluster.run import Job, make_worker, plan_of, restore
-from mpips.cluster.world import gpu_index, nodes_of
+from mpips.cluster.world import nodes_of
 from mpips.errors import UsageError
 from mpips.server import Server
 from mpips.transport.base import Backoff, wait

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mpips.cluster.roles import Roles
 from mpips.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,14 +52,19 @@ def refuse_singletons(size: int, environ: Mapping[str, str] = os.environ, vendor
         from mpi4py import MPI
 
         vendor = MPI.get_vendor()[0]
-    beside = Path(sys.executable).parent / "mpirun"
-    mpirun = str(beside) if beside.exists() else f"the mpirun of {vendor}"
+    mpirun = beside() or f"the mpirun of {vendor}"
     told = f"{started} processes were started ({how}={started}), but {vendor} sees each of them alone: "
     if "SLURM_STEP_NUM_TASKS" in environ:
         name = SRUN.get(vendor)
         use = f"srun --mpi={name}" if name else "the --mpi= of srun that this MPI was built for"
         raise UsageError(f"{told}use {use} (`srun --mpi=list` shows what this Slurm has) or {mpirun}")
     raise UsageError(f"{told}this launcher belongs to another MPI, use {mpirun}")
+
+
+def beside() -> str:
+    """Return the mpirun that was installed with this Python's MPI (a wheel puts it there), or ""."""
+    path = Path(sys.executable).parent / "mpirun"
+    return str(path) if path.exists() else ""
 
 
 def _number(text: str) -> int:
@@ -90,16 +94,3 @@ def number_nodes(leaders: Sequence[int]) -> list[int]:
     """
     numbers: dict[int, int] = {}
     return [numbers.setdefault(leader, len(numbers)) for leader in leaders]
-
-
-def gpu_index(nodes: Sequence[int], roles: Roles, rank: int, devices: int) -> int | None:
-    """Return which of a node's `devices` belongs to a rank: the workers of the node share them out in turn, then its
-    readers.
-
-    None for a server, and where there is no device. With one visible device each (`--gpus-per-task=1`) that is device
-    0.
-    """
-    if devices < 1 or rank in roles.servers:
-        return None
-    users = [r for r in roles.workers + roles.readers if nodes[r] == nodes[rank]]
-    return users.index(rank) % devices

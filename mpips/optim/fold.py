@@ -36,7 +36,7 @@ class Fold:
     Raises UsageError for an unknown engine, or "numba" where it cannot be imported.
 
     >>> from mpips import optim
-    >>> table = Dense("w", shape=3, optimizer=optim.SGD(lr=0.5))
+    >>> table = Dense("w", shape=(3,), optimizer=optim.SGD(lr=0.5))
     >>> fold, old, new = Fold(table.optimizer, table), np.ones(3, "f4"), np.empty(3, "f4")
     >>> fold(old, new, [], [np.ones(3, "f4"), np.ones(3, "f4")], step=1, clock=0)
     >>> new

@@ -86,4 +86,6 @@ def trace(rule: Callable[..., tuple[Any, ...]], slots: int, scalars: int) -> Pro
             where[value], top = top, top + 1
         steps.append((ufunc, tuple(where[a] for a in args), where[value]))
     copies = tuple((where[r], t) for r, t in zip(results, targets, strict=True) if where[r] != t)
+    if {source for source, _ in copies} & {target for _, target in copies}:
+        raise TypeError("a rule may not exchange its slots")
     return Program(tuple(steps), copies, top - inputs - 1)

@@ -115,7 +115,8 @@ def read(training: Training, ps: Reader) -> None:
     """Evaluate on one reader, again and again, the last time with the final parameters."""
     data, directory = training.data(ps.xp), training.config.log_directory
     with rank_log(directory, rank_name(ps)):
-        file = Metrics(directory / evaluations(ps.index), 0) if directory else None
+        resumed = training.checkpoint is not None and training.checkpoint.resume is not None
+        file = Metrics(directory / evaluations(ps.index), int(resumed)) if directory else None
         begin, done = time.perf_counter(), False
         while not done:
             done = ps.done  # asked before the pull: nothing changes after it
@@ -127,7 +128,8 @@ def read(training: Training, ps: Reader) -> None:
             LOG.info("evaluation %s", line)
             if file:
                 file.write(line)
-            while time.perf_counter() < end + max(REST, end - start) and not ps.done:
+            rest = max(REST, end - start, (end - begin) / 100)  # the file stays short in a run of days, too
+            while time.perf_counter() < end + rest and not ps.done:
                 pass  # asking gives the core to the others for a moment
         if file:
             file.close()

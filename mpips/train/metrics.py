@@ -138,8 +138,8 @@ def _per(amount: float, seconds: float) -> float | None:
 
 
 def _clock(line: str) -> float:
-    """Clock of a line; one that a crash cut off counts as later than any."""
+    """Clock of a line, 0 of one that has none; one that a crash cut off counts as later than any."""
     try:
-        return float(json.loads(line)["clock"])
-    except (ValueError, KeyError, TypeError):
+        return float(json.loads(line).get("clock", 0))
+    except (ValueError, TypeError, AttributeError):
         return math.inf

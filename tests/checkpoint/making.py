@@ -62,8 +62,8 @@ def saving(saver: DirectorySaver, cut: Cut, servers: int, tables: Sequence[Dense
     yield from saver.publish(cut, servers, tables)
 
 
-def save(directory: Path, tables: Sequence[Dense], *, servers: int = 2, clocks: tuple[int, ...] = (10, 10), salt: int = 0,
-         life: Life | None = None, **settings: Any) -> Path:
+def save(directory: Path, tables: Sequence[Dense], *, servers: int = 2, clocks: tuple[int, ...] = (10, 10),
+         salt: int = 0, life: Life | None = None, **settings: Any) -> Path:
     """Write a checkpoint and return its directory."""
     saver = DirectorySaver(directory, life=life, **{"meta": {"model": "m"}, "seed": 3, "mpi": "none", **settings})
     for _ in saving(saver, Cut(clocks), servers, tables, truth(tables, salt)):

@@ -56,14 +56,20 @@ def test_a_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
 def test_a_failed_write_leaves_the_old_file_alone(tmp_path: Path) -> None:
     final = tmp_path / "model.h5"
     final.write_bytes(b"old")
-    with pytest.raises(ZeroDivisionError), replacing(final, Life()) as path:
-        path.write_bytes(b"half")
-        raise ZeroDivisionError
+
+    def write() -> None:
+        with replacing(final, Life()) as path:
+            path.write_bytes(b"half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write()
     assert [p.name for p in tmp_path.iterdir()] == ["model.h5"]
     assert final.read_bytes() == b"old"
 
 
 def test_a_disk_error_names_the_file(tmp_path: Path) -> None:
     final = tmp_path / "missing" / "model.h5"
-    with pytest.raises(MpipsError, match=f"checkpoint {final}: cannot be written on .*No such file"), replacing(final, Life()) as path:
+    words = f"checkpoint {final}: cannot be written on .*No such file"
+    with pytest.raises(MpipsError, match=words), replacing(final, Life()) as path:
         path.write_bytes(b"x")

@@ -61,7 +61,8 @@ def test_the_master_can_be_written_again_from_the_manifest(tmp_path: Path) -> No
     before = (step / MASTER).read_bytes()
     (step / MASTER).unlink()
     assert not verify(step).ok
-    for _ in write_master(step, load_manifest(step), Life()):
+    manifest = load_manifest(step)
+    for _ in write_master(step, manifest.clock, manifest.shards, manifest.tables, Life()):
         pass
     assert (step / MASTER).read_bytes() == before
     assert verify(step).ok

@@ -87,7 +87,8 @@ def test_numpy_hyperparameters_become_json() -> None:
     table = schema.SavedTable(describe={"lr": np.float32(0.5), "n": np.int64(3), "ok": np.True_}, block=1, arrays={},
                               blocks=schema.Blocks(shard=[], at=[], folds=[], crc32={}))
     manifest = schema.Manifest(clock=0, clocks=[], revision=0, seed=0, versions={}, job=Job(id="x", restart=0), servers=0,
-                               shards=[], tables=[table], meta=None)
+                               shards=[],
+                               master=schema.Master(bytes=0, crc32=0), tables=[table], meta=None)
     assert json.loads(schema.encode(manifest))["tables"][0]["describe"] == {"lr": 0.5, "n": 3, "ok": True}
 
 

@@ -148,7 +148,7 @@ def test_windows_do_lie_in_dev_shm() -> None:
     done = mpirun(2, """
 import os
 from mpi4py import MPI
-window = MPI.Win.Allocate_shared(50_000_000 if MPI.COMM_WORLD.rank == 0 else 0)
+window = MPI.Win.Allocate_shared(50_000_000 if MPI.COMM_WORLD.rank == 0 else 0, comm=MPI.COMM_WORLD)
 maps = [line.split()[0] for line in open("/proc/self/maps") if "/dev/shm/" in line]
 ends = [[int(end, 16) for end in name.split("-")] for name in maps]
 print(max(b - a for a, b in ends) >= 50_000_000)

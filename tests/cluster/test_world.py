@@ -6,8 +6,7 @@ import sys
 
 import pytest
 
-from mpips.cluster.roles import Roles
-from mpips.cluster.world import environment_size, gpu_index, number_nodes, refuse_singletons
+from mpips.cluster.world import environment_size, number_nodes, refuse_singletons
 from mpips.errors import UsageError
 from tests.mpirun import environment, mpirun, vendor
 
@@ -90,11 +89,3 @@ def test_the_nodes_of_a_real_world() -> None:
 def test_nodes_are_numbered_by_their_first_rank() -> None:
     assert number_nodes([0, 1, 0, 1, 0]) == [0, 1, 0, 1, 0]
     assert number_nodes([0, 0, 2, 3, 3]) == [0, 0, 1, 2, 2]
-
-
-def test_the_workers_of_a_node_share_its_devices() -> None:
-    nodes = [0, 0, 0, 0, 1, 1]
-    roles = Roles(servers=(0, 4), workers=(1, 2, 5), readers=(3,))
-    assert [gpu_index(nodes, roles, rank, 2) for rank in range(6)] == [None, 0, 1, 0, None, 0]
-    assert [gpu_index(nodes, roles, rank, 0) for rank in range(6)] == [None] * 6
-    assert gpu_index(nodes, roles, 2, 1) == 0

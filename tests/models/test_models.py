@@ -139,7 +139,7 @@ def test_weights_start_for_their_activation():
 
 @pytest.mark.parametrize(("options", "why"), [
     ({"name": "mpl"}, "model 'mpl' is not known; there are linear, mlp"),
-    ({"name": "mlp", "hiden": [3]}, "unknown option 'hiden'; there are inputs, outputs, task, hidden, activation"),
+    ({"name": "mlp", "depth": [3]}, "unknown option 'depth'; there are inputs, outputs, task, hidden, activation"),
     ({"name": "linear", "hidden": [3]}, "model linear: unknown option 'hidden'; there are inputs, outputs, task, bias"),
     ({"name": "mlp"}, "model mlp: option 'inputs' is missing"),
     ({"name": "mlp", "inputs": 4}, "model mlp: option 'outputs' is missing"),

@@ -1,7 +1,7 @@
 """Record PyTorch's numbers for the rules that it has too.
 
-Run by hand, in an environment with PyTorch, when a rule or a case is added: `python record_torch.py`. The tests read only the
-JSON that this writes beside itself.
+Run by hand, in an environment with PyTorch, when a rule or a case is added: `python record_torch.py`. The tests read
+the JSON that this writes beside itself.
 """
 
 from __future__ import annotations

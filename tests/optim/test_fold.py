@@ -48,7 +48,7 @@ def naive(rule: Optimizer, w: Array, slots: Sequence[Array], grads: Sequence[Arr
 def check(rule: Optimizer, dtype: str, engine: str, size: int, grads: int, scale: float = 1.0, master: bool = True,
           steps: int = 3) -> None:
     """Fold a few times and compare all bits with the naive way."""
-    table = Dense("w", shape=size, optimizer=rule, dtype=dtype, master=master)
+    table = Dense("w", shape=(size,), optimizer=rule, dtype=dtype, master=master)
     fold = Fold(rule, table, engine)
     random = np.random.default_rng(size + grads)
     start = random.standard_normal(size)
@@ -60,12 +60,8 @@ def check(rule: Optimizer, dtype: str, engine: str, size: int, grads: int, scale
     want, out = w.copy(), np.empty_like(w)
     for step in range(1, steps + 1):
         gs = [random.standard_normal(size).astype(table.np_dtype) for _ in range(grads)]
-        for g in gs:
-            g.flags.writeable = False
         before = bits(*gs, w)
-        w.flags.writeable = False
         fold(w, out, mine, gs, step=step, clock=step - 1, scale=scale)
-        w.flags.writeable = True
         assert bits(*gs, w) == before
         want, theirs = naive(rule, want, theirs, gs, step, scale, fold.master)
         assert bits(out, *mine) == bits(want, *theirs)
@@ -118,7 +114,7 @@ def test_a_schedule_sees_the_clock(engine: str) -> None:
 def test_a_master_keeps_what_the_table_rounds_away(engine: str) -> None:
     rule = optim.SGD(1.0)
     for master, want in ((True, 1 + 2**-7), (False, 1.0)):
-        fold = Fold(rule, Dense("w", shape=1, optimizer=rule, dtype="bfloat16", master=master), engine)
+        fold = Fold(rule, Dense("w", shape=(1,), optimizer=rule, dtype="bfloat16", master=master), engine)
         w = np.ones(1, DTYPES["bfloat16"])
         new, slots = w.copy(), list(fold.new_slots(np.ones(1, np.float32)).values())
         for step in range(1, 4):  # 3 x 2^-9 is more than half of the last place of 1, 2^-9 is less
@@ -134,25 +130,37 @@ def test_halves_round_to_nearest_even(dtype: str, engine: str) -> None:
     one = np.array([1.0], kind)
     ulp = np.nextafter(one, one * 2) - one
     value = np.float32(1) + np.float32(ulp[0]) * np.array([0.5, 1.5, 0.5001, 1.4999], np.float32)
-    fold = Fold(rule, Dense("w", shape=4, optimizer=rule, dtype=dtype), engine)
+    fold = Fold(rule, Dense("w", shape=(4,), optimizer=rule, dtype=dtype), engine)
     new = np.empty(4, kind)
     fold(np.ones(4, kind), new, [value], [], step=1, clock=0)
     np.testing.assert_array_equal((new.astype(np.float64) - 1) / float(ulp[0]), [0, 2, 1, 1])
 
 
+def test_values_and_gradients_may_be_read_only(engine: str) -> None:
+    rule = optim.SGD(0.5)
+    fold = Fold(rule, Dense("w", shape=(3,), optimizer=rule), engine)
+    w, g = np.ones(3, np.float32), np.ones(3, np.float32)
+    w.flags.writeable = g.flags.writeable = False
+    new = np.empty(3, np.float32)
+    fold(w, new, [], [g], step=1, clock=0)
+    fold(w, new, [], [g, g], step=1, clock=0)
+    assert new.tolist() == [0.0, 0.0, 0.0]
+
+
 def test_slots_start_from_what_the_rule_says() -> None:
     rule = optim.Adagrad(0.1, initial_accumulator=0.5)
-    table = Dense("w", shape=3, optimizer=rule, dtype="float16")
-    slots = Fold(rule, table).new_slots(np.array([1, 2, 3], np.float16))
-    assert {k: (v.dtype, v.tolist()) for k, v in slots.items()} == {
-        "master": (np.float32, [1, 2, 3]), "accumulator": (np.float32, [0.5, 0.5, 0.5])}
-    assert Fold(rule, Dense("w", shape=3, optimizer=rule, dtype="float64")).new_slots(np.ones(3))["accumulator"].dtype == "f8"
+    half = Dense("w", shape=(3,), optimizer=rule, dtype="float16")
+    slots = Fold(rule, half).new_slots(np.array([1, 2, 3], np.float16))
+    assert {k: v.tolist() for k, v in slots.items()} == {"master": [1, 2, 3], "accumulator": [0.5, 0.5, 0.5]}
+    assert {v.dtype for v in slots.values()} == {np.dtype(np.float32)}
+    slots = Fold(rule, Dense("w", shape=(3,), optimizer=rule, dtype="float64")).new_slots(np.ones(3))
+    assert {k: v.dtype for k, v in slots.items()} == {"accumulator": np.dtype(np.float64)}
 
 
 def test_nothing_as_large_as_the_table_is_allocated(engine: str) -> None:
     rule = optim.Adam(0.1, clip=1.0, weight_decay=0.1)
     size = 1 << 21
-    fold = Fold(rule, Dense("w", shape=size, optimizer=rule), engine)
+    fold = Fold(rule, Dense("w", shape=(size,), optimizer=rule), engine)
     w, new, g = np.ones((3, size), np.float32)
     slots = list(fold.new_slots(w).values())
     tracemalloc.start()
@@ -166,7 +174,7 @@ def test_nothing_as_large_as_the_table_is_allocated(engine: str) -> None:
 
 def test_overflow_is_silent_as_in_a_compiled_loop(engine: str) -> None:
     rule = optim.RMSProp(0.1)
-    fold = Fold(rule, Dense("w", shape=3, optimizer=rule), engine)
+    fold = Fold(rule, Dense("w", shape=(3,), optimizer=rule), engine)
     new = np.empty(3, np.float32)
     g = np.array([3e38, np.inf, np.nan], np.float32)
     fold(np.ones(3, np.float32), new, [np.zeros(3, np.float32)], [g], step=1, clock=0)
@@ -175,7 +183,7 @@ def test_overflow_is_silent_as_in_a_compiled_loop(engine: str) -> None:
 
 def test_auto_takes_numba_for_large_tables_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     rule = optim.SGD(0.1)
-    small, large = (Dense("w", shape=n, optimizer=rule) for n in (LARGE - 1, LARGE))
+    small, large = (Dense("w", shape=(n,), optimizer=rule) for n in (LARGE - 1, LARGE))
     assert Fold(rule, small).engine == "numpy"
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "numba", None)  # what an import of something not installed finds
@@ -189,7 +197,7 @@ def test_auto_takes_numba_for_large_tables_where_it_is(monkeypatch: pytest.Monke
 def test_unknown_engine() -> None:
     rule = optim.SGD(0.1)
     with pytest.raises(UsageError, match=f"fold engine 'cuda' is not one of {', '.join(ENGINES)}"):
-        Fold(rule, Dense("w", shape=1, optimizer=rule), "cuda")
+        Fold(rule, Dense("w", shape=(1,), optimizer=rule), "cuda")
 
 
 def test_importing_the_room_does_not_import_numba() -> None:

@@ -36,7 +36,6 @@ def test_a_program_has_the_bits_of_its_rule(name: str, dtype: Any) -> None:
 
 
 @pytest.mark.parametrize("rule", [
-    lambda w, g, a, b, s: (w + g, b, a),  # slots change places
     lambda w, g, a, b, s: (a, a, a + b),
     lambda w, g, a, b, s: (a - b, g, w),
     lambda w, g, a, b, s: (w, a * s, a * s + b * a),  # the old slot is read after the new one is known
@@ -66,3 +65,8 @@ def test_registers_are_used_again() -> None:
 def test_a_rule_is_plain_arithmetic(rule: Any, text: str) -> None:
     with pytest.raises(TypeError, match=text):
         trace(rule, 0, 0)
+
+
+def test_a_rule_does_not_exchange_its_slots() -> None:
+    with pytest.raises(TypeError, match="exchange its slots"):
+        trace(lambda w, g, a, b: (w + g, b, a), 2, 0)

@@ -1,0 +1,164 @@
+"""`mpips train` and `mpips predict`, in one process and by a real mpirun."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mpips.cli import main
+from tests.mpirun import ROOT, launcher, mpirun
+
+DIGITS = ROOT / "scripts" / "digits.toml"
+LINEAR = """
+epochs = 3
+batch = 16
+model = "linear"
+device = "cpu"
+[data]
+source = "linear"
+samples = 100
+[checkpoint]
+directory = "runs"
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "some.toml").write_text(LINEAR)
+    np.save(tmp_path / "x.npy", np.linspace(-1, 1, 5)[:, None])
+    return tmp_path
+
+
+def fails(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    """Run a command that must find wrong input; return its one line without the beginning that all have."""
+    assert main(args) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.count("\n") == 1
+    assert told.err.startswith("mpips: error: ")
+    return told.err.removeprefix("mpips: error: ").rstrip("\n")
+
+
+def test_train_and_predict(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = ["--set", "epochs=20", "--set", "optimizer.lr=0.5", "--set", "optimizer.name=sgd"]
+    assert main(["train", "some.toml", *settings]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert len(out) == 21
+    found = re.fullmatch(r"done: 100 steps in [\d.]+ s, loss [\d.]+, held-out mse [\d.e-]+, checkpoint (\S+)", out[-1])
+    assert found, out[-1]
+    assert main(["predict", found[1], "--input", "x.npy", "--output", "y.npy"]) == 0
+    assert capsys.readouterr().out == "y.npy: 5 predictions of shape (1,), float32\n"
+    np.testing.assert_allclose(np.load("y.npy"), 2 * np.load("x.npy") - 1, atol=0.1)
+    assert not list(here.glob("*.tmp"))
+
+
+def test_resume(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "holds no complete checkpoint" in fails(capsys, "train", "some.toml", "--resume", "latest")
+    assert main(["train", "some.toml", "--resume", "auto"]) == 0
+    assert main(["train", "some.toml", "--resume", "latest", "--set", "epochs=5"]) == 0
+    assert "done: 10 steps" in capsys.readouterr().out
+    assert main(["train", "some.toml", "--resume", "runs/step-00000015"]) == 0
+    assert "done: 0 steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("args", "line"), [
+    (["none.toml"], "none.toml: No such file or directory"),
+    (["some.toml", "--set", "epocs=3"], "some.toml with --set epocs=3: epocs: unknown key; did you mean 'epochs'?"),
+    (["some.toml", "--set", "epochs=many"], "some.toml with --set epochs=many: epochs: expected int, got str"),
+    (["some.toml", "--set", "epochs"], "--set 'epochs': expected key=value, such as optimizer.lr=0.1"),
+    (["some.toml", "--set", "model=mpl"], "some.toml: model 'mpl' is not known; "),
+    (["some.toml", "--set", "optimizer=sdg"], "some.toml: optimizer 'sdg' is not one of "),
+    (["some.toml", "--resume", "none"], "none: no such checkpoint"),
+    (["some.toml", "--set", "checkpoint.directory=/proc/none"], "checkpoint directory /proc/none: cannot be written: "),
+])
+def test_wrong_input_writes_nothing(here: Path, capsys: pytest.CaptureFixture[str], args: list[str], line: str) -> None:
+    told = fails(capsys, "train", *args)
+    assert line in told
+    assert sorted(path.name for path in here.iterdir() if path.name != "runs") == ["some.toml", "x.npy"]
+    assert not list(here.glob("runs/*"))
+
+
+def test_gradient_that_is_not_a_number(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez("nan.npz", x=np.full((8, 1), np.nan), y=np.zeros(8))
+    assert main(["train", "some.toml", "--set", "data={source='npz', path='nan.npz', standardize=false}"]) == 2
+    assert re.search(r"^mpips: error: .*table 'linear\.w'.*\n$", capsys.readouterr().err)
+
+
+def test_predict_errors(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "text.npy").write_text("text")
+    assert main(["train", "some.toml", "--set", "epochs=1"]) == 0
+    capsys.readouterr()
+    saved = "runs/step-00000005"
+
+    def told(checkpoint: str, x: str, y: str) -> str:
+        return fails(capsys, "predict", checkpoint, "--input", x, "--output", y)
+
+    assert told("none", "x.npy", "y.npy") == "none: no such checkpoint"
+    assert told("runs", "x.npy", "y.npy").startswith("runs: holds 1 checkpoints, name one")
+    assert told(saved, "none.npy", "y.npy").startswith("--input none.npy: ")
+    assert told(saved, "text.npy", "y.npy").startswith("--input text.npy: ")
+    assert told(saved, "x.npy", "none/y.npy") == "--output none/y.npy: cannot be written"
+    np.save("wide.npy", np.zeros((2, 3)))
+    assert told(saved, "wide.npy", "y.npy") == "input: shape (2, 3), expected a batch of shape (1,)"
+    assert not (here / "y.npy").exists()
+
+
+needs_mpirun = pytest.mark.skipif(not launcher(), reason="there is no mpirun")
+
+
+@needs_mpirun
+def test_digits_by_mpirun(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    done = mpirun(4, ["-m", "mpips", "train", str(DIGITS), "--set", "readers=1", "--set", "device=cpu"], cwd=tmp_path)
+    assert done.code == 0, done
+    found = re.search(r"held-out accuracy (\d\.\d+), checkpoint (\S+)", done.out)
+    assert found, done
+    assert float(found[1]) >= 0.95
+    log = tmp_path / "runs" / "digits" / "log"
+    names = {path.name for path in log.iterdir()}
+    assert {"metrics.jsonl", "evaluation-0.jsonl"} <= names
+    assert {"rank-0001-worker-0.log", "rank-0002-worker-1.log", "rank-0003-reader-0.log"} <= names
+    records = [json.loads(line) for line in (log / "metrics.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in records] == list(range(1, 21))
+    last = json.loads((log / "evaluation-0.jsonl").read_text().splitlines()[-1])
+    assert f"{last['accuracy']:.4f}" == found[1]  # the reader's last look was at the final parameters
+
+
+@needs_mpirun
+@pytest.mark.parametrize("args", [["--set", "epocs=3"], ["--sett"], ["--set", "servers=3"], ["--set", "optimizer=sdg"]])
+def test_wrong_input_is_told_once(here: Path, args: list[str]) -> None:
+    done = mpirun(3, ["-m", "mpips", "train", str(here / "some.toml"), *args], cwd=here)
+    assert done.code == 2, done
+    assert done.err.count("mpips: error: ") == 1, done
+    assert "Traceback" not in done.err
+    assert not list(here.glob("runs/*"))
+
+
+@needs_mpirun
+def test_wrong_input_of_one_rank_ends_all(here: Path) -> None:
+    program = """
+import mpips
+from mpi4py import MPI
+mpips.fit("some.toml", epochs=0 if MPI.COMM_WORLD.rank == 1 else 1)
+"""
+    done = mpirun(3, program, cwd=here)
+    assert done.code == 2, done
+    assert done.err.count("mpips: error: some.toml: epochs: expected int >= 1 (on rank 1)") == 1, done
+
+
+@needs_mpirun
+def test_scripts_by_mpirun(tmp_path: Path) -> None:
+    done = mpirun(4, ROOT / "scripts" / "linear_regression.py", cwd=tmp_path)
+    assert done.code == 0, done
+    found = re.fullmatch(r"w = ([-\d.]+)  b = ([-\d.]+)  y\(0\.5\) = ([-\d.]+)\n", done.out)
+    assert found, done
+    np.testing.assert_allclose([float(value) for value in found.groups()], [3, -1, 0.5], atol=0.02)
+    pytest.importorskip("sklearn")
+    done = mpirun(3, ROOT / "scripts" / "digits.py", cwd=tmp_path)
+    assert done.code == 0, done
+    assert float(done.out.rpartition(" ")[2]) >= 0.95

@@ -1,0 +1,39 @@
+"""Steps of pull all, push, clock under BSP; worker 0 prints the final tables' hashes as JSON.
+
+Arguments: a JSON object with servers, clocks (of each worker, cyclic), nodes, and optionally directory, every, resume.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import workload
+
+import mpips
+
+
+def main() -> None:
+    options = json.loads(sys.argv[1])
+    workload.small_blocks()
+    tables = workload.tables()
+    names = [t.name for t in tables]
+
+    def work(ps: mpips.Worker) -> dict[str, str]:
+        last = options["clocks"][ps.index % len(options["clocks"])]
+        for clock in range(ps.now, last):
+            values = dict(zip(names, ps.pull(names), strict=True))
+            ps.push(workload.gradient(ps.index, clock, values))
+            ps.clock()
+        return workload.fingerprint(dict(zip(names, ps.pull(names), strict=True)))
+
+    checkpoint = None
+    if "directory" in options:
+        checkpoint = mpips.Checkpoints(options["directory"], every=options.get("every"), resume=options.get("resume"))
+    results = mpips.run(work, tables, servers=options["servers"], nodes=options.get("nodes", "real"), checkpoint=checkpoint, device="cpu")
+    if results is not None:
+        print(json.dumps(results))
+
+
+main()
