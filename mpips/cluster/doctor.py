@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Mapping
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -119,7 +119,7 @@ def windows(comm: MPI.Intracomm, nodes: list[int]) -> dict[str, str]:
     problems = [r.tobytes().rstrip(b"\0") for r in meet(comm, np.frombuffer(problem.ljust(ROW, b"\0"), np.uint8))]
     if any(problems):
         return {"not tried": next(filter(None, problems)).decode(errors="replace")}
-    node = comm.Split(nodes[comm.rank], comm.rank)
+    node = cast("MPI.Intracomm", comm.Split(nodes[comm.rank], comm.rank))
     shared = MPI.Win.Allocate_shared(4096 if node.rank == 0 else 0, 1, comm=node)
     memory = np.asarray(shared.Shared_query(0)[0]).view(np.uint8)
     created = MPI.Win.Create(memory if node.rank == 0 else None, 1, comm=comm)

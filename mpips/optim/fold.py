@@ -16,7 +16,7 @@ from mpips.optim.base import Optimizer
 from mpips.optim.combine import combine
 from mpips.optim.compiled import compiled
 from mpips.optim.program import trace
-from mpips.table import Dense
+from mpips.table import Dense, Rule
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -33,7 +33,7 @@ class Fold:
         table: gives dtype, size and `master`.
         engine: "numpy", "numba", or "auto": numba if it can be imported and the table has `LARGE` elements.
 
-    Raises UsageError for an unknown engine, or "numba" where it cannot be imported.
+    Raises UsageError for an unknown engine, "numba" where it cannot be imported, or an optimizer of another kind.
 
     >>> from mpips import optim
     >>> table = Dense("w", shape=(3,), optimizer=optim.SGD(lr=0.5))
@@ -46,9 +46,11 @@ class Fold:
     names: tuple[str, ...]  # the slots in the order in which they are passed, "master" first if the table keeps one
     engine: str  # what runs the rule: "numpy" or "numba"
 
-    def __init__(self, optimizer: Optimizer, table: Dense, engine: str = "auto") -> None:
+    def __init__(self, optimizer: Rule, table: Dense, engine: str = "auto") -> None:
         if engine not in ENGINES:
             raise UsageError(f"fold engine {engine!r} is not one of {', '.join(ENGINES)}")
+        if not isinstance(optimizer, Optimizer):
+            raise UsageError(f"table '{table.name}': optimizer {optimizer!r} is not one of mpips.optim")
         self.optimizer = optimizer
         self.dtype = table.compute_dtype
         self.half = table.half

@@ -27,6 +27,7 @@ class Store:
                  restored: Restored | None = None) -> None:
         memory = transport.mapped(index)
         assert memory is not None, "a server has its own window mapped"
+        memory[: plan.maps[index].copy(0)] = 0  # windows of one process come from malloc (Open MPI): not zero
         self._memory = memory
         self._transport = transport
         self._plan = plan

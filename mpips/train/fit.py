@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -41,7 +40,7 @@ class Report:
         steps: clocks of this run; `clock` counts those before a resume too.
         seconds: from the first step to the last.
         skipped: gradients of worker 0 with NaN or Inf that were skipped.
-        checkpoint: the newest complete one, if any.
+        checkpoint: this run's newest, if any.
     """
 
     loss: float | None
@@ -87,7 +86,9 @@ def fit(config: Config | Mapping[str, Any] | str | os.PathLike[str] | None = Non
         lambda ps: work(training, ps), training.tables, servers=given.server_ranks, readers=given.readers,
         read=(lambda ps: read(training, ps)) if given.readers else None,
         checkpoint=training.checkpoint, seed=given.seed, device=given.device, timeout=given.timeout, meta=training.meta)
-    return None if results is None else Report(**results[0], checkpoint=_newest(training.checkpoint))
+    if results is None:
+        return None
+    return Report(**results[0], checkpoint=_newest(training.checkpoint, results[0]["clock"]))
 
 
 def work(training: Training, ps: Worker) -> dict[str, Any]:
@@ -152,13 +153,13 @@ def together(error: UsageError) -> NoReturn:
     raise error
 
 
-def _newest(checkpoint: Checkpoints | None) -> str | None:
-    """Return the path of the newest complete checkpoint."""
-    found = dataclasses.replace(checkpoint, resume="auto").restore() if checkpoint else None
-    if found is None:
-        return None
-    with found:
-        return str(found.path)
+def _newest(checkpoint: Checkpoints | None, clock: int) -> str | None:
+    """Return the path of the newest complete checkpoint up to `clock`; later ones are another run's."""
+    from mpips.checkpoint.schema import MANIFEST, steps
+
+    there = steps(checkpoint.path) if checkpoint else []
+    found = [step for at, step in there if at <= clock and (step / MANIFEST).exists()]
+    return str(found[-1]) if found else None
 
 
 def _config(config: Config | Mapping[str, Any] | str | os.PathLike[str] | None, settings: Iterable[str],

@@ -11,12 +11,9 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO, Any, Protocol
 
 from mpips.train.metrics import Record
-
-if TYPE_CHECKING:
-    from rich.progress import Progress as RichProgress
 
 LAUNCHERS = {"mpirun", "mpiexec", "mpiexec.hydra", "orterun", "prterun", "prte", "prun"}
 AGENTS = {"prted", "orted", "hydra_pmi_proxy", "hydra_bstrap_proxy", "slurmstepd"}  # work for a launcher elsewhere
@@ -58,18 +55,19 @@ class Bar:
     """A bar that is redrawn in place, from the training's own thread."""
 
     def __init__(self, start: int, total: int, stream: IO[str]) -> None:
-        from rich.console import Console
+        from rich.console import Console, Group
+        from rich.live import Live
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
         from rich.progress import Progress as RichProgress
-        from rich.table import Column
+        from rich.text import Text
 
         console = Console(file=stream, force_terminal=True)
-        text = TextColumn("{task.fields[figures]}", table_column=Column(no_wrap=False))
-        columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=20), text)
-        self.bar: RichProgress = RichProgress(*columns, console=console, auto_refresh=False)
-        self.task = self.bar.add_task("", total=total, completed=start, figures="")
+        self.bar = RichProgress(TextColumn("step"), MofNCompleteColumn(), BarColumn(), console=console)
+        self.task = self.bar.add_task("", total=total, completed=start)
+        self.text = Text()
+        self.live = Live(Group(self.bar, self.text), console=console, auto_refresh=False)
         self.drawn = 0.0
-        self.bar.start()
+        self.live.start()
 
     def step(self, clock: int) -> None:
         """Move the bar, and draw it if the last drawing is old enough."""
@@ -78,16 +76,17 @@ class Bar:
             self._draw()
 
     def show(self, record: Record) -> None:
-        """Draw the figures."""
-        self.bar.update(self.task, completed=record["clock"], figures=figures(record))
+        """Draw the figures below the bar."""
+        self.bar.update(self.task, completed=record["clock"])
+        self.text.plain = figures(record)
         self._draw()
 
     def close(self) -> None:
-        """Draw the last state and leave it on the screen."""
-        self.bar.stop()
+        """Leave the last drawing on the screen."""
+        self.live.stop()
 
     def _draw(self) -> None:
-        self.bar.refresh()
+        self.live.refresh()
         self.drawn = time.monotonic()
 
 

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
+import torch  # type: ignore[import-not-found, unused-ignore]
 
 PARAMS, STEPS = 5, 12
 

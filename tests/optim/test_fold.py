@@ -200,6 +200,18 @@ def test_unknown_engine() -> None:
         Fold(rule, Dense("w", shape=(1,), optimizer=rule), "cuda")
 
 
+def test_an_optimizer_of_another_kind() -> None:
+    class Strange:
+        slots = ()
+
+        def describe(self) -> dict[str, Any]:
+            return {}
+
+    table = Dense("w", shape=(1,), optimizer=Strange())
+    with pytest.raises(UsageError, match=r"table 'w': optimizer .*Strange.* is not one of mpips.optim"):
+        Fold(table.optimizer, table)
+
+
 def test_importing_the_room_does_not_import_numba() -> None:
     code = "import sys, mpips.optim; sys.exit('numba' in sys.modules or 'mpi4py.MPI' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mpips.cli import main
+from mpips.cli.plan import plan
+from mpips.train import config, setup
+from mpips.transport.plan import make_plan
+from tests.mpirun import environment
+
+TEXT = """
+model = {name = "mlp", hidden = [300]}
+data = "digits"
+optimizer = {name = "adam", lr = 0.01}
+servers = 2
+readers = 1
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    path = tmp_path / "train.toml"
+    path.write_text(TEXT)
+    return str(path)
+
+
+def test_the_numbers_are_those_of_the_windows(file: str) -> None:
+    found = plan(file, None, 3, [])
+    tables = setup.prepare(config.load(file)).tables
+    made = make_plan(tables, servers=2, workers=3, readers=1)
+    assert [row["window"] for row in found["servers"]] == [window.size for window in made.maps]
+    for row in found["servers"]:
+        assert row["control words"] + row["copies"] + row["mailboxes"] == row["window"]
+        assert row["window"] + row["slots"] == row["total"]
+        assert row["mailboxes"] == 3 * row["copies"]
+    # Adam keeps two arrays of float32 for each parameter, and alignment adds nothing to them.
+    assert sum(row["slots"] for row in found["servers"]) == 2 * 4 * found["parameters"]
+    assert found["parameters"] == 64 * 300 + 300 + 300 * 10 + 10
+    assert found["bytes"] == found["worker"]["gradients"] == 4 * found["parameters"]
+    assert found["balance"] == pytest.approx(2 * max(made.layout.nbytes) / sum(made.layout.nbytes))
+
+
+def test_more_servers_and_half_precision(file: str) -> None:
+    found = plan(file, 3, 1, ["dtype=float16"])
+    assert len(found["servers"]) == 3
+    assert found["bytes"] == 2 * found["parameters"]
+    assert sum(row["slots"] for row in found["servers"]) == 3 * 4 * found["parameters"]  # the float32 master too
+
+
+def test_what_is_printed(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", file, "--workers", "4"]) == 0
+    text = capsys.readouterr().out.splitlines()
+    assert text[0] == "4 tables, 22510 parameters, 90 kB; 2 servers, 4 workers, 1 readers"
+    assert text[1].split() == ["server", "blocks", "control", "words", "copies", "mailboxes", "slots", "total"]
+    assert [line.split()[0] for line in text[2:4]] == ["0", "1"]
+    assert main(["plan", file, "--workers", "4", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == plan(file, None, 4, [])
+
+
+@pytest.mark.parametrize(("extra", "line"), [
+    (["--servers", "0"], "--servers 0: at least one is needed"),
+    (["--workers", "-1"], "--workers -1: at least one is needed"),
+    (["--set", 'servers="per-node"'], "servers is 'per-node': say how many that will be with --servers N"),
+    (["--set", "color=3"], "color: unknown key"),
+    (["--workers", "many"], "argument --workers: invalid int value: 'many'"),
+])
+def test_wrong_input_is_one_line(file: str, extra: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", file, *extra]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert line in said.err
+    assert said.err.count("\n") == 1
+
+
+def test_no_mpi_is_needed(file: str) -> None:
+    code = ("import sys; from mpips.cli import main; main(sys.argv[1:]); "
+            "sys.exit(bool({'mpi4py.MPI', 'cupy', 'numba'} & set(sys.modules)) * 9)")
+    done = subprocess.run([sys.executable, "-c", code, "plan", file], env=environment(), capture_output=True, text=True,
+                          check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,25 @@
+"""No torn block, and no starved reader, while servers fold 10 million floats without pause."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.mpirun import mpirun
+
+JOB = Path(__file__).parent / "torture_job.py"
+
+
+@pytest.mark.parametrize(("staleness", "servers", "nodes"), [(None, 1, "real"), (0, 2, "real"), (None, 1, "single")])
+def test_reads_are_whole_and_go_on(staleness: int | None, servers: int, nodes: str) -> None:
+    size = 10_000_000 if nodes == "real" else 2_000_000
+    options = {"size": size, "seconds": 5, "staleness": staleness, "servers": servers, "nodes": nodes}
+    done = mpirun(servers + 3, [str(JOB), json.dumps(options)], timeout=100)
+    assert done.code == 0, done
+    lines = [json.loads(line) for line in done.out.splitlines()]
+    reader = next(line for line in lines if "reads" in line)
+    clocks = next(line["clocks"] for line in lines if "clocks" in line)
+    assert reader["reads"] >= 5, "the reader was starved"
+    assert reader["newest"] == (sum(clocks) if staleness is None else reader["newest"]), "the last read has every push"
