@@ -223,6 +223,8 @@ class Saved:
                     found = h5py.h5d.open(file.id, dataset(table.name, array).encode())
                     good = (found.shape, found.dtype) == ((length,), np.dtype(STORED[dtype]))
                     what = "" if good else f"is not {length} elements of {dtype}"
+                except KeyError:
+                    what = "is missing"
                 except H5_ERRORS as error:
                     what = f"cannot be opened: {error}"
                 if what:

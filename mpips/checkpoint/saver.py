@@ -8,8 +8,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from mpips.checkpoint.disk import Life
 from mpips.checkpoint.publish import publish
 from mpips.checkpoint.schema import MANIFEST, load_manifest, step_name
@@ -87,9 +85,6 @@ class DirectorySaver:
 def json_values(meta: Any) -> Any:
     """Return `meta` as it will come back from the manifest (tuples become lists), or raise UsageError."""
     try:
-        plain = json.loads(json.dumps(meta, allow_nan=False))
-        if msgspec.json.decode(msgspec.json.encode(plain)) != plain:
-            raise ValueError("an integer is too large")
+        return json.loads(json.dumps(meta, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(f"checkpoint meta: not JSON values: {error}") from error
-    return plain

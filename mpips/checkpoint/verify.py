@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 
 from mpips.checkpoint.disk import is_temporary
-from mpips.checkpoint.master import intact, shows
+from mpips.checkpoint.master import intact, is_virtual, shows
 from mpips.checkpoint.publish import read_index
 from mpips.checkpoint.read import Saved, locate
 from mpips.checkpoint.schema import FORMAT, H5_ERRORS, MANIFEST, MASTER, VERSION, ShardIndex, crc32, is_shard
@@ -57,11 +57,13 @@ def verify(path: str | os.PathLike[str]) -> Report:
         return Report(step, (Finding(MANIFEST, str(error).removeprefix(f"{step / MANIFEST}: ")),), 0, 0)
     with saved:
         findings: list[Finding] = []
+        unreadable = set()
         blocks = nbytes = 0
         for number, shard in enumerate(saved.manifest.shards):
             problems = saved.problems(number)
             findings += [Finding(shard.file, what, table) for table, what in problems]
             if any(table is None for table, _ in problems):
+                unreadable.add(number)
                 continue
             findings += _index(saved, number)
             broken = {table for table, _ in problems}
@@ -80,7 +82,7 @@ def verify(path: str | os.PathLike[str]) -> Report:
                         if crc32(raw) != table.blocks.crc32[array][index]:
                             what = "does not match its checksum"
                             findings.append(Finding(shard.file, what, table.name, array, index))
-        findings += _master(saved)
+        findings += _master(saved, unreadable)
         named = {shard.file for shard in saved.manifest.shards}
         findings += [Finding(entry.name, "not named by the manifest") for entry in sorted(step.iterdir())
                      if (is_shard(entry.name) and entry.name not in named) or is_temporary(entry.name)]
@@ -106,7 +108,7 @@ def _index(saved: Saved, number: int) -> Iterator[Finding]:
             yield Finding(file, "its index differs from the manifest", table.name)
 
 
-def _master(saved: Saved) -> Iterator[Finding]:
+def _master(saved: Saved, unreadable: set[int]) -> Iterator[Finding]:
     """Compare the master with the manifest: each table whole, from the shards that the manifest names."""
     manifest, path = saved.manifest, saved.path / MASTER
     if not path.exists():
@@ -124,6 +126,8 @@ def _master(saved: Saved) -> Iterator[Finding]:
             if stamp != {"format": FORMAT, "version": VERSION, "clock": manifest.clock}:
                 yield Finding(MASTER, f"its attributes are {stamp}")
             for table in manifest.tables:
+                if not is_virtual(table) and not unreadable.isdisjoint(table.blocks.shard):
+                    continue  # there is nothing to compare it with, and that has been told
                 for array in table.arrays:
                     try:
                         wrong = shows(saved.path, manifest, file, table, array)

@@ -44,14 +44,12 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in [word for word in argv[:1] if word in COMMANDS] or COMMANDS:
         import_module(f"mpips.cli.{name}").add_parser(commands)
-    try:
+    if argv[:1] != ["train"]:
         return parser.parse_args(argv)
-    except UsageError as error:
-        if argv[:1] != ["train"]:
-            raise
-        from mpips.train.fit import together
+    from mpips.train.start import starting
 
-        together(error)  # the other ranks of a job were given the same words
+    with starting():  # the ranks of a job were all given the same words
+        return parser.parse_args(argv)
 
 
 def _told(error: UsageError) -> bool:

@@ -84,5 +84,5 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
         yield f"{index:6}  {row['blocks']:6}  " + "  ".join(f"{mega(row[name]):>13}" for name in columns)
     yield f"balance: the fullest server holds {found['balance']:.2f} times the mean"
     worker = found["worker"]
-    yield f"a worker holds {mega(worker['parameters'])} of pulled parameters and {mega(worker['gradients'])} of gradients"
+    yield f"a worker holds {mega(worker['parameters'])} of parameters and {mega(worker['gradients'])} of gradients"
     yield f"/dev/shm must have {mega(found['windows'])} on a node that has all servers"

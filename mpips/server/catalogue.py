@@ -14,7 +14,7 @@ import numpy as np
 
 from mpips.errors import MpipsError, UsageError
 from mpips.init import Init
-from mpips.optim import make, make_schedule
+from mpips.optim import make
 from mpips.table import Dense
 from mpips.transport.base import Array, Transport
 from mpips.transport.plan import Plan
@@ -46,12 +46,9 @@ def decode(memory: Array) -> tuple[Any, int]:
 
 def table_of(described: dict[str, Any]) -> Dense:
     """Return the table that `Dense.describe` described."""
-    init, rule = described["init"], dict(described["optimizer"])
-    name, rate = rule.pop("name"), rule.pop("lr")
-    if isinstance(rate, dict):
-        rate = make_schedule(rate)
+    init = described["init"]
     options = {k: described[k] for k in ("staleness", "dtype", "combine", "nonfinite", "master")}
-    return Dense(described["name"], tuple(described["shape"]), make(name, lr=rate, **rule),
+    return Dense(described["name"], tuple(described["shape"]), make(**described["optimizer"]),
                  Init(init["kind"], init["a"], init["b"], init["seed"]), **options)
 
 

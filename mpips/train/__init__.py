@@ -7,6 +7,7 @@
 | `config`   | what a TOML file and the keywords of `fit` may say                |
 | `data`     | sources, what is held out, and which samples a worker takes       |
 | `setup`    | from a configuration to model, tables and checkpoints, all checked |
+| `start`    | errors before `run`, told once by all ranks                       |
 | `fit`      | the loop                                                          |
 | `watch`    | what a rank tells while it runs, by `progress` and `metrics`      |
 | `evaluate` | accuracy and mean squared error                                   |

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -20,6 +20,7 @@ from mpips.train.config import Config, load, parse
 from mpips.train.evaluate import score
 from mpips.train.metrics import Metrics, rank_log
 from mpips.train.setup import Training, prepare
+from mpips.train.start import starting
 from mpips.train.watch import LOG, evaluations, rank_name, watch
 
 if TYPE_CHECKING:
@@ -76,11 +77,9 @@ def fit(config: Config | Mapping[str, Any] | str | os.PathLike[str] | None = Non
     where = str(config) if isinstance(config, (str, os.PathLike)) else "fit"
     objects = {key: keywords.pop(key) for key in ("model", "data", "optimizer")
                if key in keywords and not isinstance(keywords[key], (str, Mapping))}
-    try:
+    with starting():
         checked = _config(config, settings, keywords, where)
         training = prepare(checked if resume is None else _resumed(checked, str(resume), where), where, **objects)
-    except UsageError as error:
-        together(error)
     given = training.config
     results = run(
         lambda ps: work(training, ps), training.tables, servers=given.server_ranks, readers=given.readers,
@@ -134,23 +133,6 @@ def read(training: Training, ps: Reader) -> None:
                 pass  # asking gives the core to the others for a moment
         if file:
             file.close()
-
-
-def together(error: UsageError) -> NoReturn:
-    """Raise an error that this rank has found before `run`: on every rank of the job, so that it is told once.
-
-    Ranks that have found none meet this one where `run` begins. MPI is started only if a launcher has started a job.
-    """
-    from mpips.cluster.world import environment_size
-
-    if environment_size(os.environ)[0] > 1:
-        from mpi4py import MPI
-
-        from mpips.cluster import abort
-
-        with abort.installed(MPI.COMM_WORLD):
-            abort.settle(MPI.COMM_WORLD, error)
-    raise error
 
 
 def _newest(checkpoint: Checkpoints | None, clock: int) -> str | None:

@@ -22,7 +22,8 @@ def test_its_reader_reads(tmp_path: Path) -> None:
     namespace: dict[str, Any] = {}
     exec(compile(code, "FORMAT.md", "exec"), namespace)
     tables = [Dense("w", (900, 1000), making.ADAM), Dense("h", (7, 3), making.ADAM, dtype="bfloat16"),
-              Dense("s", (), making.SGD, dtype="float64"), Dense("e", (3, 0), making.SGD, dtype="float16", master=False)]
+              Dense("s", (), making.SGD, dtype="float64"),
+              Dense("e", (3, 0), making.SGD, dtype="float16", master=False)]
     out = namespace["load"](making.save(tmp_path, tables, servers=3))
     for table in tables:
         for slot in (None, *making.slots_of(table)):
@@ -32,7 +33,8 @@ def test_its_reader_reads(tmp_path: Path) -> None:
 
 
 def test_it_names_every_member() -> None:
-    kinds = (schema.Manifest, schema.SavedTable, schema.Blocks, schema.Shard, schema.Master, schema.ShardIndex, schema.ShardTable, schema.Job)
+    kinds = (schema.Manifest, schema.SavedTable, schema.Blocks, schema.Shard, schema.Master, schema.Job, schema.ShardIndex,
+             schema.ShardTable)
     for kind in kinds:
         for name in kind.__struct_fields__:
             assert re.search(rf"\b{name}\b", TEXT), name

@@ -26,7 +26,7 @@ def test_boxes_cover_exactly_the_run_in_order(shape: tuple[int, ...], data: st.D
     start = data.draw(st.integers(0, size))
     stop = data.draw(st.integers(start, size))
     flat = np.arange(size).reshape(shape)
-    seen = []
+    seen: list[int] = []
     for box, a, b in boxes(shape, start, stop):
         assert flat[box].ravel().tolist() == list(range(a, b))
         seen += range(a, b)
@@ -48,7 +48,8 @@ def test_any_name_of_a_table_is_shown(tmp_path: Path, name: str) -> None:
 
 def test_a_missing_shard_reads_as_nan_in_the_master_which_is_why_nobody_trusts_it(tmp_path: Path) -> None:
     with making.small_blocks():
-        step = making.save(tmp_path, [Dense("w", (40,), making.SGD), Dense("h", (80,), making.SGD, dtype="bfloat16")], servers=2)
+        tables = [Dense("w", (40,), making.SGD), Dense("h", (80,), making.SGD, dtype="bfloat16")]
+        step = making.save(tmp_path, tables, servers=2)
     (step / "shard-0001-of-0002.h5").unlink()
     with h5py.File(step / MASTER, "r") as file:
         assert np.isnan(file["tables/w/value"][()]).any()

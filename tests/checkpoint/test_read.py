@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from runpy import run_path
@@ -20,28 +21,32 @@ from mpips.layout import place
 from mpips.table import DTYPES, Dense
 
 making = SimpleNamespace(**run_path(str(Path(__file__).with_name("making.py"))))
-NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=("Cs",)), min_size=1, max_size=8).filter(
-    lambda n: not n.startswith("."))
+LETTERS = st.characters(exclude_characters="/\0", exclude_categories=("Cs",))
+NAMES = st.text(LETTERS, min_size=1, max_size=8).filter(lambda n: not n.startswith("."))
+HUNDRED = Dense("w", (100,), making.ADAM)
 RULES = st.sampled_from([making.SGD, making.ADAM, optim.Adagrad(lr=0.1)])
 
 
 @st.composite
 def table_sets(draw: st.DrawFn) -> list[Dense]:
-    return [Dense(name, tuple(draw(st.lists(st.integers(0, 9), max_size=3))), draw(RULES), dtype=draw(st.sampled_from(list(DTYPES))),
-                  staleness=draw(st.sampled_from([0, 2, None])), master=draw(st.booleans()))
+    return [Dense(name, tuple(draw(st.lists(st.integers(0, 9), max_size=3))), draw(RULES),
+                  dtype=draw(st.sampled_from(list(DTYPES))), staleness=draw(st.sampled_from([0, 2, None])),
+                  master=draw(st.booleans()))
             for name in draw(st.lists(NAMES, unique=True, max_size=5))]
 
 
 @settings(max_examples=40, deadline=None)
 @given(table_sets(), st.integers(1, 4), st.integers(1, 5), st.lists(st.integers(0, 99), min_size=1, max_size=4))
-def test_any_tables_come_back_on_any_number_of_servers(tables: list[Dense], wrote: int, read: int, clocks: list[int]) -> None:
+def test_any_tables_come_back_on_any_number_of_servers(tables: list[Dense], wrote: int, read: int,
+                                                       clocks: list[int]) -> None:
     with tempfile.TemporaryDirectory() as folder, making.small_blocks():
         step = making.save(Path(folder), tables, servers=wrote, clocks=tuple(clocks))
         assert verify(step).findings == ()
         data = making.truth(tables)
         with Saved(step) as saved:
             saved.check(tables)
-            assert (saved.clocks, saved.clock, saved.seed, saved.meta) == (tuple(clocks), max(clocks), 3, {"model": "m"})
+            assert (saved.clocks, saved.clock) == (tuple(clocks), max(clocks))
+            assert (saved.seed, saved.meta) == (3, {"model": "m"})
             assert saved.tables == tuple(t.name for t in tables)
             for block in place(tables, read).blocks:
                 table = tables[block.table]
@@ -63,16 +68,19 @@ def test_real_blocks_come_back(tmp_path: Path) -> None:
             assert making.same(saved.array(name, slot).ravel(), flat)
 
 
-@settings(max_examples=50, deadline=None)
+@pytest.fixture(scope="module")
+def hundred(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Saved]:
+    with making.small_blocks():
+        step = making.save(tmp_path_factory.mktemp("hundred"), [HUNDRED], servers=3)
+    with Saved(step) as saved:
+        yield saved
+
+
 @given(st.data())
-def test_any_slice_of_elements_is_read(data: st.DataObject) -> None:
-    with tempfile.TemporaryDirectory() as folder, making.small_blocks():
-        table = Dense("w", (100,), making.ADAM)
-        with Saved(making.save(Path(folder), [table], servers=3)) as saved:
-            for _ in range(20):
-                start = data.draw(st.integers(0, 100))
-                stop = data.draw(st.integers(start, 100))
-                assert making.same(saved.read("w", "m", start, stop), making.truth([table])["w", "m"][start:stop])
+def test_any_slice_of_elements_is_read(hundred: Saved, data: st.DataObject) -> None:
+    start = data.draw(st.integers(0, 100))
+    stop = data.draw(st.integers(start, 100))
+    assert making.same(hundred.read("w", "m", start, stop), making.truth([HUNDRED])["w", "m"][start:stop])
 
 
 def test_only_the_shards_that_hold_a_slice_are_opened(tmp_path: Path) -> None:
@@ -97,7 +105,7 @@ def test_a_block_is_checked_whenever_it_is_read(tmp_path: Path) -> None:
         saved.read("w", None, 0, 160)
         saved.read("w", "m", 0, 16)
         saved.read("w", "m", 32, 160)
-        with pytest.raises(CheckpointError, match=rf"{shard}: block 1 of table 'w' \(slots/m\) does not match its checksum"):
+        with pytest.raises(CheckpointError, match=rf"{shard}: block 1 of table 'w' \(slots/m\) does not match"):
             saved.read("w", "m", 31, 33)
 
 
@@ -122,7 +130,8 @@ def test_what_may_differ_may_differ(tmp_path: Path) -> None:
 
 def test_a_half_table_with_and_without_master_differ(tmp_path: Path) -> None:
     table = Dense("h", (5,), making.SGD, dtype="float16")
-    with Saved(making.save(tmp_path, [table])) as saved, pytest.raises(CheckpointError, match="master True .*False here"):
+    words = "master True in the checkpoint, False here"
+    with Saved(making.save(tmp_path, [table])) as saved, pytest.raises(CheckpointError, match=words):
         saved.check([replace(table, master=False)])
 
 

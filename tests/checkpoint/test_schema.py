@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mpips.checkpoint import schema
 from mpips.checkpoint.schema import Job, ShardIndex, ShardTable
 from mpips.errors import CheckpointError
+from mpips.table import DTYPES
 
 INDEX = ShardIndex(clocks=[3, 4], server=0, servers=1, job=Job(id="7", restart=2), tables={
     "ä": ShardTable(arrays={"value": "float32"}, index=[0], start=[0], stop=[5], folds=[9], crc32={"value": [123]})})
@@ -22,7 +23,8 @@ def test_step_names_come_back(clock: int) -> None:
     assert schema.step_of(schema.step_name(clock)) == clock
 
 
-@pytest.mark.parametrize("name", ["step-1", "step-00000001.tmp", "step--0000001", "xstep-00000001", "log", "step-00000001\n"])
+@pytest.mark.parametrize("name", ["step-1", "step-00000001.tmp", "step--0000001", "xstep-00000001", "log",
+                                  "step-00000001\n"])
 def test_other_names_are_no_steps(name: str) -> None:
     assert schema.step_of(name) is None
 
@@ -75,7 +77,7 @@ def test_members_of_a_later_version_are_ignored() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
 def test_stored_bits_come_back(dtype: str) -> None:
-    bits = np.frombuffer(np.random.default_rng(0).bytes(1 << 16), schema.DTYPES[dtype])
+    bits = np.frombuffer(np.random.default_rng(0).bytes(1 << 16), DTYPES[dtype])
     stored = schema.stored(bits)
     assert stored.dtype == np.dtype(schema.STORED[dtype])
     back = schema.logical(stored, dtype)
@@ -86,9 +88,8 @@ def test_stored_bits_come_back(dtype: str) -> None:
 def test_numpy_hyperparameters_become_json() -> None:
     table = schema.SavedTable(describe={"lr": np.float32(0.5), "n": np.int64(3), "ok": np.True_}, block=1, arrays={},
                               blocks=schema.Blocks(shard=[], at=[], folds=[], crc32={}))
-    manifest = schema.Manifest(clock=0, clocks=[], revision=0, seed=0, versions={}, job=Job(id="x", restart=0), servers=0,
-                               shards=[],
-                               master=schema.Master(bytes=0, crc32=0), tables=[table], meta=None)
+    manifest = schema.Manifest(clock=0, clocks=[], revision=0, seed=0, versions={}, job=Job(id="x", restart=0),
+                               servers=0, shards=[], master=schema.Master(bytes=0, crc32=0), tables=[table], meta=None)
     assert json.loads(schema.encode(manifest))["tables"][0]["describe"] == {"lr": 0.5, "n": 3, "ok": True}
 
 

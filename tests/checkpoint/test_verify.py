@@ -31,7 +31,8 @@ SHARD = "shard-0001-of-0002.h5"
 
 def make(folder: Path, salt: int = 0) -> Path:
     with making.small_blocks():
-        return making.save(folder, TABLES, servers=2, salt=salt)
+        step: Path = making.save(folder, TABLES, servers=2, salt=salt)
+    return step
 
 
 def flip(path: Path, at: int, bit: int = 0) -> None:
@@ -54,6 +55,7 @@ def cut(step: Path) -> None:
 def rename(step: Path) -> None:
     with h5py.File(step / SHARD, "r+") as file:
         file.move("tables/w/slots/v", "tables/w/slots/x")
+    _keep_size(step)
 
 
 def shorten(step: Path) -> None:
@@ -97,17 +99,17 @@ def flip_manifest(step: Path) -> None:
     (flip_data, f"{SHARD}: table 'w': slots/v: block 3: does not match its checksum", True),
     (cut, rf"{SHARD}: \d+ bytes, \d+ were written", False),
     (lambda step: (step / SHARD).unlink(), f"{SHARD}: missing", False),
-    (rename, rf"{SHARD}: .*bytes", False),
-    (lambda step: (rename(step), _keep_size(step)), f"{SHARD}: table 'w': /tables/w/slots/v cannot be opened", False),
-    (shorten, f"{SHARD}: table 'w': /tables/w/value is not 40 elements of float32|cannot|is not", False),
-    (retype, f"{SHARD}: table 'w': /tables/w/value is not .* elements of float32", False),
+    (rename, f"{SHARD}: table 'w': /tables/w/slots/v is missing", False),
+    (shorten, f"{SHARD}: table 'w': /tables/w/value is not 24 elements of float32", False),
+    (retype, f"{SHARD}: table 'w': /tables/w/value is not 24 elements of float32", False),
     (swap, f"{SHARD}: table 'w': value: block .: does not match", True),
     (empty, f"{SHARD}: .*", False),
     (flip_manifest, "manifest.json: damaged, its checksum does not match", False),
     (lambda step: (step / "model.h5").unlink(), r"model\.h5: missing", True),
     (lambda step: (step / "model.h5").write_bytes(b"x"), r"model\.h5: 1 bytes, \d+ were written", True),
 ])
-def test_every_damage_is_found_and_named(tmp_path: Path, damage: Callable[[Path], None], found: str, opens: bool) -> None:
+def test_every_damage_is_found_and_named(tmp_path: Path, damage: Callable[[Path], None], found: str,
+                                         opens: bool) -> None:
     step = make(tmp_path)
     damage(step)
     report = verify(step)
@@ -166,10 +168,10 @@ def test_several_damages_are_all_found(tmp_path: Path) -> None:
     assert files == {SHARD, "shard-0000-of-0002.h5", "model.h5"}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_any_flipped_bit_is_found_or_harmless(data: st.DataObject) -> None:
-    """Harmless: verify finds nothing, and every element and fold is what was written, in the shards and through the master."""
+    """Harmless: verify finds nothing, and every element is what was written, in the shards and through the master."""
     with tempfile.TemporaryDirectory() as folder:
         step = make(Path(folder))
         path = data.draw(st.sampled_from(sorted(step.iterdir())))

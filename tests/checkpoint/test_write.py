@@ -42,8 +42,8 @@ def test_tools_of_hdf5_open_every_file(tmp_path: Path) -> None:
             assert "error" not in done.stderr.lower()
     listed = subprocess.run(["h5ls", "-r", "model.h5"], cwd=step, capture_output=True, text=True, check=True).stdout
     assert "/tables/w/slots/m        Dataset {700, 1000}" in listed
-    dump = subprocess.run(["h5dump", "-d", "/tables/scalar/value", "-y", "model.h5"], cwd=step, capture_output=True, text=True,
-                          check=True).stdout
+    command = ["h5dump", "-d", "/tables/scalar/value", "-y", "model.h5"]
+    dump = subprocess.run(command, cwd=step, capture_output=True, text=True, check=True).stdout
     value = float(dump.split("DATA {")[1].split("}")[0])
     assert value == pytest.approx(making.truth(TABLES)["scalar", None][0])
 

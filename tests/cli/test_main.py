@@ -50,7 +50,7 @@ def test_help_and_version() -> None:
 
 @pytest.mark.parametrize(("args", "line"), [
     ([], "the following arguments are required: COMMAND (see mpips --help)"),
-    (["trian"], "argument COMMAND: invalid choice: 'trian'"),
+    (["traim"], "argument COMMAND: invalid choice: 'traim'"),
     (["train"], "the following arguments are required: FILE.toml (see mpips train --help)"),
     (["train", "x.toml", "--sett"], "unrecognized arguments: --sett"),
 ])

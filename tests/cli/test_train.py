@@ -152,6 +152,22 @@ mpips.fit("some.toml", epochs=0 if MPI.COMM_WORLD.rank == 1 else 1)
 
 
 @needs_mpirun
+def test_a_bug_of_one_rank_before_the_start_ends_all(here: Path) -> None:
+    program = """
+import mpips
+from mpi4py import MPI
+class Wrong:
+    task = "regression"
+    def tables(self, *args, **options):
+        raise ZeroDivisionError("on purpose")
+mpips.fit("some.toml", model=Wrong() if MPI.COMM_WORLD.rank == 2 else "linear")
+"""
+    done = mpirun(3, program, cwd=here)
+    assert done.code == 1, done
+    assert done.err.count("ZeroDivisionError: on purpose") == 1, done
+
+
+@needs_mpirun
 def test_scripts_by_mpirun(tmp_path: Path) -> None:
     done = mpirun(4, ROOT / "scripts" / "linear_regression.py", cwd=tmp_path)
     assert done.code == 0, done

@@ -32,7 +32,7 @@ optimizer = "sgd"
 WRONG = [
     ("epocs = 3", "epocs: unknown key; did you mean 'epochs'?"),
     ("zzz = 3", "zzz: unknown key; known: batch, "),
-    ("[checkpoint]\ndirectory = 'x'\nevry = 3", "checkpoint.evry: unknown key; did you mean 'every'?"),
+    ("[checkpoint]\ndirectory = 'x'\neveri = 3", "checkpoint.everi: unknown key; did you mean 'every'?"),
     ("[checkpoint]\nevery = 3", "checkpoint.directory: is required"),
     ("[tables.w]\nstale = 3", "tables.w.stale: unknown key; did you mean 'staleness'?"),
     ("[tables.w]\nstaleness = true", "tables.w.staleness: expected int | str | null, got bool"),

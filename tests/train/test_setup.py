@@ -23,7 +23,7 @@ def prepared(**raw: Any) -> Training:
 
 @pytest.mark.parametrize(("raw", "message"), [
     ({"model": "mpl"}, "model 'mpl' is not known"),
-    ({"model": {"name": "mlp", "hiden": [3]}}, "model mlp: unknown option 'hiden'"),
+    ({"model": {"name": "mlp", "hidde": [3]}}, "model mlp: unknown option 'hidde'"),
     ({"optimizer": "sgdd"}, "optimizer 'sgdd' is not one of"),
     ({"optimizer": {"name": "sgd"}}, "optimizer sgd: lr is missing"),
     ({"optimizer": {"name": "sgd", "lr": {"name": "cosinus"}}}, "schedule 'cosinus' is not one of"),

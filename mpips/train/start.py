@@ -1,0 +1,33 @@
+"""The time before `run`, in which ranks that do not know each other yet may each find that something is wrong."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mpips.errors import UsageError
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """Let what fails in the block end the whole job, told once; nothing more than raise it where no job was started.
+
+    A UsageError is raised on all ranks: those that have found none meet the others where `run` begins. MPI is started
+    only if a launcher has started several processes: one alone, on a login node, says what is wrong without it.
+    """
+    from mpips.cluster.world import environment_size
+
+    if environment_size(os.environ)[0] <= 1:
+        yield
+        return
+    from mpi4py import MPI
+
+    from mpips.cluster import abort
+
+    with abort.installed(MPI.COMM_WORLD):
+        try:
+            yield
+        except UsageError as error:
+            abort.settle(MPI.COMM_WORLD, error)
+            raise

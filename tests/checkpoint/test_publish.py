@@ -1,0 +1,269 @@
+"""A checkpoint is complete or not there: killed anywhere, replaced, pruned, on disks that not all servers see."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from runpy import run_path
+from types import SimpleNamespace
+
+import pytest
+
+from mpips.checkpoint.disk import IDLE, Life
+from mpips.checkpoint.policy import Checkpoints
+from mpips.checkpoint.publish import publish
+from mpips.checkpoint.read import Saved
+from mpips.checkpoint.saver import DirectorySaver
+from mpips.checkpoint.schema import load_manifest
+from mpips.checkpoint.verify import verify
+from mpips.errors import MpipsError
+from mpips.server.saving import Cut
+from mpips.table import Dense
+
+HELPER = Path(__file__).with_name("making.py")
+making = SimpleNamespace(**run_path(str(HELPER)))
+TABLES = [Dense("w", (9, 8), making.ADAM), Dense("b", (3,), making.SGD, dtype="bfloat16"), Dense("s", (), making.SGD)]
+CUT = Cut((7, 7))
+
+# A process that writes one checkpoint and kills itself after step number k, for k = 0, 1, ... in directories 0, 1, ...;
+# the last child, which came to the end, returns 0.
+KILLED = """
+import os, signal, sys
+from itertools import count
+from pathlib import Path
+from runpy import run_path
+from types import SimpleNamespace
+from mpips.server.saving import Cut
+from mpips.table import Dense
+making = SimpleNamespace(**run_path(sys.argv[1]))
+tables = [Dense("w", (9, 8), making.ADAM), Dense("b", (3,), making.SGD, dtype="bfloat16"), Dense("s", (), making.SGD)]
+with making.small_blocks():
+    for k in count():
+        pid = os.fork()
+        if pid == 0:
+            folder = Path(sys.argv[2]) / str(k)
+            if sys.argv[3] == "again":
+                making.save(folder, tables, servers=3, clocks=(7, 7), salt=0)
+            saver = making.DirectorySaver(folder, keep_last=1)
+            for step, _ in enumerate(making.saving(saver, Cut((7, 7)), 2, tables, making.truth(tables, 1))):
+                if step == k:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            os._exit(0)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if status != -signal.SIGKILL:
+            sys.exit(status)
+"""
+
+
+def kill_everywhere(folder: Path, how: str) -> Iterator[Path]:
+    """Give the directories that a writer left that was killed at each of its steps in turn; the last was not killed."""
+    subprocess.run([sys.executable, "-c", KILLED, str(HELPER), str(folder), how], check=True, timeout=100)
+    yield from sorted(folder.iterdir(), key=lambda p: int(p.name))
+
+
+def holds(saved: Saved, salt: int) -> bool:
+    with saved:
+        return all(making.same(saved.array(name, slot).ravel(), flat)
+                   for (name, slot), flat in making.truth(TABLES, salt).items())
+
+
+def test_killed_anywhere_it_is_complete_or_not_there(tmp_path: Path) -> None:
+    complete = []
+    for folder in kill_everywhere(tmp_path, "new"):
+        saved = Checkpoints(folder, resume="auto").restore()
+        complete.append(saved is not None)
+        assert saved is None or holds(saved, 1)
+    assert complete == sorted(complete), "once complete it stays so"
+    assert complete.count(False) > 5
+    assert complete[-1]
+
+
+def test_killed_anywhere_while_replacing_one_of_both_is_whole(tmp_path: Path) -> None:
+    new = []
+    for folder in kill_everywhere(tmp_path, "again"):
+        step = folder / "step-00000007"
+        saved = Saved(step)
+        new.append(holds(saved, 1))
+        assert new[-1] or holds(saved, 0)
+        leftovers = [f for f in verify(step).findings if f.what != "not named by the manifest"]
+        assert all(f.file == "model.h5" for f in leftovers)  # of the other one, and whole
+        for path in [*step.iterdir(), step]:
+            os.utime(path, (0, 0))
+        DirectorySaver(folder, life=Life("other", 1)).clean()
+        assert verify(step).ok
+        assert holds(Saved(step), int(new[-1]))
+    assert new == sorted(new)
+    assert not new[0]
+    assert new[-1]
+
+
+def test_a_real_writer_is_killed_from_outside(tmp_path: Path) -> None:
+    script = """
+import sys
+from runpy import run_path
+from types import SimpleNamespace
+from pathlib import Path
+from mpips.server.saving import Cut
+from mpips.table import Dense
+making = SimpleNamespace(**run_path(sys.argv[1]))
+tables = [Dense("w", (8 << 20,), making.ADAM)]
+saver = making.DirectorySaver(Path(sys.argv[2]))
+steps = making.saving(saver, Cut((7, 7)), 2, tables, making.truth(tables))
+for _ in range(4):
+    next(steps)
+print("writing", flush=True)
+sys.stdin.read()  # killed here or never
+"""
+    writer = subprocess.Popen([sys.executable, "-c", script, str(HELPER), str(tmp_path)], stdout=subprocess.PIPE,
+                              stdin=subprocess.PIPE, text=True)
+    with writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "writing\n"
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.wait()
+    (leftover,) = (tmp_path / "step-00000007").iterdir()
+    assert leftover.name == f"shard-0000-of-0002.h5.tmp.local.0.{writer.pid}"
+    assert Checkpoints(tmp_path, resume="auto").restore() is None
+    os.utime(tmp_path / "step-00000007", (0, 0))
+    Checkpoints(tmp_path).bind(seed=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_same_clock_again_replaces_the_old_one(tmp_path: Path) -> None:
+    for salt, servers in ((0, 3), (1, 2), (2, 2), (3, 1)):
+        with making.small_blocks():
+            step = making.save(tmp_path, TABLES, servers=servers, salt=salt, clocks=(7, 7))
+        assert holds(Saved(step), salt)
+        assert verify(step).ok
+        assert load_manifest(step).revision == salt
+        assert len(list(step.iterdir())) == servers + 2
+
+
+def test_one_saver_writes_a_clock_again_though_the_manifest_is_not_seen_yet(tmp_path: Path) -> None:
+    saver = DirectorySaver(tmp_path)
+    for salt in (0, 1):
+        for _ in saver.write_shard(CUT, 1, 2, making.pieces(TABLES, 2, 1, making.truth(TABLES, salt))):
+            pass
+    assert [p.name for p in sorted((tmp_path / "step-00000007").iterdir())] == [
+        "shard-0001-of-0002.h5", "shard-0001-of-0002.r1.h5"]
+
+
+def test_a_damaged_checkpoint_is_replaced_too(tmp_path: Path) -> None:
+    step = making.save(tmp_path, TABLES, clocks=(7, 7))
+    (step / "manifest.json").write_bytes(b"{}")
+    making.save(tmp_path, TABLES, clocks=(7, 7), salt=1)
+    assert verify(step).ok
+    assert holds(Saved(step), 1)
+
+
+def test_keep_last_removes_only_older_complete_ones(tmp_path: Path) -> None:
+    for clock in (10, 20, 30, 90):
+        making.save(tmp_path, TABLES, clocks=(clock, 1), keep_last=None)
+    (tmp_path / "step-00000020" / "manifest.json").unlink()  # incomplete: not counted, not touched
+    (tmp_path / "step-00000010" / "notes.txt").write_text("mine")
+    (tmp_path / "log").mkdir()
+    making.save(tmp_path, TABLES, clocks=(40,), keep_last=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "log", "step-00000010", "step-00000020", "step-00000030", "step-00000040", "step-00000090"]
+    assert [p.name for p in (tmp_path / "step-00000010").iterdir()] == ["notes.txt"]
+    making.save(tmp_path, TABLES, clocks=(5,), keep_last=1)
+    assert verify(tmp_path / "step-00000005").ok
+    assert (tmp_path / "step-00000030").exists()
+
+
+def test_a_directory_that_is_not_shared_is_said(tmp_path: Path) -> None:
+    for _ in DirectorySaver(tmp_path).write_shard(CUT, 0, 2, making.pieces(TABLES, 2, 0, making.truth(TABLES))):
+        pass
+    with pytest.raises(MpipsError, match=r"server 1 has written it, but .* shared by all nodes\?"):
+        for _ in publish(tmp_path, CUT, 2, TABLES, life=Life(), visible=0.01):
+            pass
+
+
+def test_a_shard_of_another_cut_is_refused(tmp_path: Path) -> None:
+    for clocks in ((7, 6), (7, 7)):
+        pieces = making.pieces(TABLES, 1, 0, making.truth(TABLES))
+        for _ in DirectorySaver(tmp_path).write_shard(Cut(clocks), 0, 1, pieces):
+            pass
+        if clocks == (7, 6):
+            with pytest.raises(MpipsError, match=r"another shard, of clocks \[7, 6\]"):
+                for _ in publish(tmp_path, CUT, 1, TABLES, life=Life()):
+                    pass
+    for _ in publish(tmp_path, CUT, 1, TABLES, life=Life()):
+        pass
+
+
+def test_a_block_that_nobody_wrote_is_named(tmp_path: Path) -> None:
+    with making.small_blocks():
+        pieces = making.pieces(TABLES, 1, 0, making.truth(TABLES))
+        for _ in DirectorySaver(tmp_path).write_shard(CUT, 0, 1, [p for p in pieces if p.index != 2]):
+            pass
+        with pytest.raises(MpipsError, match="block 2 of table 'w' is in no shard"):
+            for _ in publish(tmp_path, CUT, 1, TABLES, life=Life()):
+                pass
+
+
+def test_a_table_created_after_the_cut_is_not_in_it(tmp_path: Path) -> None:
+    saver = DirectorySaver(tmp_path)
+    for _ in saver.write_shard(CUT, 0, 1, making.pieces(TABLES, 1, 0, making.truth(TABLES))):
+        pass
+    for _ in saver.publish(CUT, 1, [*TABLES, Dense("later", (5,), making.SGD)]):
+        pass
+    assert Saved(tmp_path / "step-00000007").tables == ("w", "b", "s")
+
+
+def test_the_manifest_says_where_it_is_from(tmp_path: Path) -> None:
+    step = making.save(tmp_path, TABLES, clocks=(3, 8), life=Life("77", 4), mpi="Some MPI 1.2")
+    manifest = load_manifest(step)
+    assert (manifest.job.id, manifest.job.restart) == ("77", 4)
+    assert manifest.versions["mpi"] == "Some MPI 1.2"
+    assert set(manifest.versions) == {"mpips", "numpy", "h5py", "hdf5", "mpi"}
+    assert [t.describe for t in manifest.tables] == [t.describe() for t in TABLES]
+
+
+def old(path: Path) -> Path:
+    os.utime(path, (path.stat().st_mtime - IDLE - 60,) * 2)
+    return path
+
+
+def test_leftovers_of_older_lives_go_at_start(tmp_path: Path) -> None:
+    done = making.save(tmp_path, TABLES, clocks=(7, 7))
+    half = tmp_path / "step-00000008"
+    for _ in DirectorySaver(tmp_path).write_shard(Cut((8, 8)), 0, 2, making.pieces(TABLES, 2, 0, making.truth(TABLES))):
+        pass
+    (half / "shard-0001-of-0002.h5.tmp.9.0.1").write_bytes(b"x")
+    (done / "model.h5.tmp.9.0.1").write_bytes(b"x")
+    DirectorySaver(tmp_path, life=Life("9", 1)).clean()  # job 9, started again: its temporary files are certainly dead
+    assert not (done / "model.h5.tmp.9.0.1").exists()
+    assert [p.name for p in half.iterdir()] == ["shard-0000-of-0002.h5"]  # may be another job's work of this minute
+    for path in (*half.iterdir(), half):
+        old(path)
+    DirectorySaver(tmp_path, life=Life("9", 2)).clean()
+    assert not half.exists()
+    assert verify(done).ok
+
+
+def test_what_lacks_only_its_manifest_is_left_for_a_person(tmp_path: Path) -> None:
+    step = making.save(tmp_path, TABLES, clocks=(7, 7))
+    (step / "manifest.json").unlink()
+    for path in (*step.iterdir(), step):
+        old(path)
+    before = sorted(step.iterdir())
+    DirectorySaver(tmp_path, life=Life("9", 1)).clean()
+    assert sorted(step.iterdir()) == before
+
+
+def test_cleaning_leaves_everything_else_alone(tmp_path: Path) -> None:
+    for name in ("log", "step-7", "step-00000001x"):
+        (tmp_path / name).mkdir()
+        old(tmp_path / name)
+    (tmp_path / "step-00000009").write_text("a file")
+    step = making.save(tmp_path, TABLES, clocks=(7, 7))
+    (step / "manifest.json").write_bytes(b"damaged")
+    before = sorted(tmp_path.rglob("*"))
+    DirectorySaver(tmp_path, life=Life("9", 1)).clean()
+    DirectorySaver(tmp_path / "missing", life=Life("9", 1)).clean()
+    assert sorted(tmp_path.rglob("*")) == before

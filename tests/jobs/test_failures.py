@@ -1,0 +1,74 @@
+"""One rank fails, anywhere: the job is over within seconds, says why once, and its exit code is not 0."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mpips.errors import FAILED, TRY_AGAIN, USAGE
+from tests.mpirun import Done, mpirun
+
+JOB = Path(__file__).parent / "failing_job.py"
+
+
+def job(**how: Any) -> tuple[Done, float]:
+    """Run it on 4 ranks; return how it ended and the seconds from the failure to the end."""
+    done = mpirun(4, [str(JOB), json.dumps(how)], timeout=60)
+    marks = [json.loads(line)["at"] for line in done.out.splitlines() if line.startswith('{"what"')]
+    return done, time.time() - min(marks, default=0.0)
+
+
+@pytest.mark.parametrize("nodes", ["real", "single"])
+@pytest.mark.parametrize("where", ["before", "worker", "server", "reader", "after"])
+def test_a_rank_that_raises_ends_the_job_with_its_traceback_once(where: str, nodes: str) -> None:
+    done, seconds = job(where=where, nodes=nodes)
+    assert done.code not in (0, USAGE), done
+    assert done.err.count("Deliberate: " + where) == 1, done
+    assert done.err.count("Traceback (most recent call last)") == 1, done
+    assert seconds < 5, done
+
+
+@pytest.mark.parametrize(("where", "says"), [
+    ("shape", "table 'w': a push takes an array of shape (10,) and dtype float32, not (3,) of float32"),
+    ("dtype", "table 'w': a push takes an array of shape (10,) and dtype float32, not (10,) of float64"),
+    ("unknown", "unknown table 'v'; the tables are: w"),
+    ("nan", "table 'w': the gradient pushed by worker 1 in clock 5 has NaN or Inf"),
+    ("result", "result of worker"),
+    ("differs", "tables and configuration"),
+])
+def test_wrong_input_is_one_line_and_exit_code_2(where: str, says: str) -> None:
+    done, seconds = job(where=where)
+    assert done.code == USAGE, done
+    lines = [line for line in done.err.splitlines() if line.startswith("mpips: error:")]
+    assert len(lines) == 1, done
+    assert says in lines[0]
+    assert "Traceback" not in done.err, done
+    assert where == "differs" or seconds < 5, done
+
+
+def test_a_wait_over_its_limit_says_who_waits_for_whom() -> None:
+    done, _ = job(where="sleep", timeout=2.0)
+    assert done.code == TRY_AGAIN, done
+    assert "waited 2 s for worker 0, clock 6: a pull of table 'w': worker 1 is at clock 5" in done.err, done
+
+
+def test_sys_exit_inside_a_worker_ends_the_job_with_its_code() -> None:
+    done, seconds = job(where="exit")
+    assert done.code == 7, done
+    assert seconds < 5, done
+
+
+def test_too_few_ranks_is_said_before_anything_starts() -> None:
+    done, _ = job(where="nowhere", servers=3)
+    assert done.code == USAGE, done
+    assert "4 ranks" in done.err, done
+    assert FAILED != done.code
+
+
+def test_skip_counts_what_it_leaves_out() -> None:
+    done, _ = job(where="nan", nonfinite="skip")
+    assert done.code == 0, done
