@@ -33,8 +33,8 @@ def test_its_reader_reads(tmp_path: Path) -> None:
 
 
 def test_it_names_every_member() -> None:
-    kinds = (schema.Manifest, schema.SavedTable, schema.Blocks, schema.Shard, schema.Master, schema.Job, schema.ShardIndex,
-             schema.ShardTable)
+    kinds = (schema.Manifest, schema.SavedTable, schema.Blocks, schema.Shard, schema.Master, schema.Job,
+             schema.ShardIndex, schema.ShardTable)
     for kind in kinds:
         for name in kind.__struct_fields__:
             assert re.search(rf"\b{name}\b", TEXT), name

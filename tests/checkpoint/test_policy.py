@@ -22,7 +22,8 @@ TABLES = [Dense("w", (9, 8), making.ADAM)]
 @pytest.mark.parametrize(("settings", "words"), [
     ({"every": 0}, "every: 0"), ({"every": 1.5}, "every: 1.5"), ({"every": True}, "every: True"),
     ({"keep_last": 0}, "keep_last: 0"), ({"keep_last": "3"}, "keep_last: '3'"), ({"at_end": 1}, "at_end: 1"),
-    ({"resume": 5}, "resume: 5"), ({"resume": ""}, "resume: ''"), ({"directory": ""}, "directory ''"), ({"directory": None}, "directory None")])
+    ({"resume": 5}, "resume: 5"), ({"resume": ""}, "resume: ''"),
+    ({"directory": ""}, "directory ''"), ({"directory": None}, "directory None")])
 def test_wrong_settings_are_named(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=f"^checkpoint {words} "):
         Checkpoints(**{"directory": "x", **settings})

@@ -4,6 +4,7 @@ import os
 import resource
 import subprocess
 import time
+from collections.abc import Generator
 from pathlib import Path
 from runpy import run_path
 from types import SimpleNamespace
@@ -65,6 +66,7 @@ def test_an_abandoned_writer_leaves_nothing(tmp_path: Path) -> None:
     writing = write_shard(tmp_path, Cut((1,)), 0, 1, making.pieces(TABLES, 1, 0, making.truth(TABLES)), life=Life())
     next(writing)
     assert any(tmp_path.rglob("*.tmp.*"))
+    assert isinstance(writing, Generator)
     writing.close()
     assert not any(p.is_file() for p in tmp_path.rglob("*"))
 

@@ -46,7 +46,8 @@ def test_from_a_shell(step: Path) -> None:
 
     code, out, err = shell("ls", step.parent)
     assert (code, err) == (OK, "")
-    assert out.splitlines()[0].split() == ["checkpoint", "clock", "state", "workers", "servers", "tables", "size", "age", "problem"]
+    assert out.splitlines()[0].split() == ["checkpoint", "clock", "state", "workers", "servers", "tables", "size", "age",
+                                           "problem"]
     assert out.splitlines()[1].split()[:6] == ["step-00000008", "8", "complete", "2", "2", "4"]
     code, out, err = shell("verify", step.parent / "nothing")
     assert (code, out) == (USAGE, "")
