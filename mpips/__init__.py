@@ -28,18 +28,20 @@ if TYPE_CHECKING:
     from mpips import models, nn, optim
     from mpips.checkpoint import Checkpoints
     from mpips.cluster.run import run
-    from mpips.train import fit
+    from mpips.train.fit import fit
     from mpips.worker import Reader, Worker
 
 __version__ = "0.1.0"
 
-__all__ = ["Checkpoints", "Dense", "Reader", "Worker", "__version__", "errors", "fit", "init", "models", "nn", "optim", "run"]
+__all__ = [
+    "Checkpoints", "Dense", "Reader", "Worker", "__version__", "errors", "fit", "init", "models", "nn", "optim", "run",
+]
 
 _LATER = {  # name -> module it is found in, imported when it is first asked for
     "Checkpoints": "mpips.checkpoint",
     "Reader": "mpips.worker",
     "Worker": "mpips.worker",
-    "fit": "mpips.train",
+    "fit": "mpips.train.fit",
     "run": "mpips.cluster.run",
 }
 

@@ -46,8 +46,10 @@ class Init:
         draw: type[Any] = np.float64 if dtype == np.float64 else np.float32  # half tables start from their float32 master
         low, high, scale = self._bounds(shape)
         if scale is not None:
-            return (bits.standard_normal(n, draw) * draw(scale)).astype(dtype, copy=False)
-        return (bits.random(n, draw) * draw(high - low) + draw(low)).astype(dtype, copy=False)
+            values: Array = bits.standard_normal(n, draw) * draw(scale)
+        else:
+            values = bits.random(n, draw) * draw(high - low) + draw(low)
+        return values.astype(dtype, copy=False)
 
     def _bounds(self, shape: tuple[int, ...]) -> tuple[float, float, float | None]:
         """Return (low, high, None) for a uniform law or (0, 0, sigma) for a normal one."""
@@ -70,7 +72,7 @@ class Init:
         """Return what makes two initialisers the same, as JSON values (an array by its checksum)."""
         out: dict[str, Any] = {"kind": self.kind, "a": self.a, "b": self.b, "seed": self.seed}
         if self.values is not None:
-            out["crc32"] = zlib.crc32(np.ascontiguousarray(self.values).view(np.uint8).reshape(-1))
+            out["crc32"] = zlib.crc32(np.ascontiguousarray(self.values).tobytes())
         return out
 
 

@@ -32,7 +32,7 @@ def dtype_name(dtype: Any) -> str:
     if isinstance(dtype, str) and dtype in DTYPES:
         return dtype
     try:
-        name = np.dtype(dtype).name
+        name = str(np.dtype(dtype).name)
     except TypeError:
         name = str(dtype)
     if name not in DTYPES:
@@ -85,7 +85,8 @@ class Dense:
         if not isinstance(self.name, str) or not self.name or "/" in self.name or self.name.startswith("."):
             raise UsageError(f"table {self.name!r}: a name is a string, not empty, without '/', not starting with '.'")
         where = f"table '{self.name}'"
-        shape = (self.shape,) if isinstance(self.shape, (int, np.integer)) else tuple(self.shape)
+        given: Any = self.shape  # a number is the shape of a vector
+        shape = (given,) if isinstance(given, (int, np.integer)) else tuple(given)
         if any(not isinstance(n, (int, np.integer)) or n < 0 for n in shape):
             raise UsageError(f"{where}: shape {self.shape!r} is not a tuple of sizes")
         object.__setattr__(self, "shape", tuple(int(n) for n in shape))

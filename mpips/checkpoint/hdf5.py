@@ -1,7 +1,7 @@
 """The few HDF5 calls that writing needs, by h5py's low-level interface.
 
-A network may have thousands of small arrays, and a server stands still while one is created: 0.2 ms here, 0.8 ms by
-`Group.create_dataset` and `Dataset.__setitem__`. Files are the same byte by byte whenever they are written.
+A network may have thousands of small arrays, and this takes a third of the time of `Group.create_dataset` and
+`Dataset.__setitem__` (3000 arrays: 1.5 s against 4.6 s, two busy cores). Nothing in a file depends on the time.
 """
 
 from __future__ import annotations

@@ -9,14 +9,13 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Generator, Iterator, Sequence
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
 
+import mpips
 from mpips import layout
 from mpips.checkpoint.disk import Life, sync_directory
 from mpips.checkpoint.master import write_master
@@ -56,7 +55,7 @@ def publish(directory: Path, cut: Cut, servers: int, tables: Sequence[Dense], *,
     shards, indexes = [], []
     for server in range(servers):
         path = step / shard_name(server, servers, revision)
-        indexes.append((yield from _index(path, cut, server, servers, life, visible)))
+        indexes.append((yield from _index(path, cut, server, servers, visible)))
         shards.append(Shard(file=path.name, bytes=path.stat().st_size))
     found = [t for t in (_assemble(table, indexes) for table in tables) if t is not None]
     master = yield from write_master(step, cut.clock, shards, found, life)
@@ -72,8 +71,7 @@ def publish(directory: Path, cut: Cut, servers: int, tables: Sequence[Dense], *,
         yield from prune(directory, cut.clock, keep_last)
 
 
-def _index(path: Path, cut: Cut, server: int, servers: int, life: Life,
-           visible: float) -> Generator[None, None, ShardIndex]:
+def _index(path: Path, cut: Cut, server: int, servers: int, visible: float) -> Generator[None, None, ShardIndex]:
     """Wait until this file system shows the shard; the generator's value is its index."""
     end = time.monotonic() + visible
     while not path.parent.is_dir() or path.name not in {e.name for e in path.parent.iterdir()}:  # a listing is fresh
@@ -84,9 +82,8 @@ def _index(path: Path, cut: Cut, server: int, servers: int, life: Life,
         yield
     yield
     index = read_index(path)
-    found = (index.clocks, index.server, index.servers, index.job)
-    if found != (list(cut.clocks), server, servers, Job(id=life.job, restart=life.restart)):
-        raise MpipsError(f"checkpoint {path}: this is another shard, of clocks {index.clocks}, job {index.job.id}")
+    if (index.clocks, index.server, index.servers) != (list(cut.clocks), server, servers):
+        raise MpipsError(f"checkpoint {path}: this is another shard, of clocks {index.clocks}, server {index.server}")
     return index
 
 
@@ -134,9 +131,5 @@ def _arrays(table: Dense) -> dict[str, str]:
 
 def versions(mpi: str = "") -> dict[str, str]:
     """Versions of everything that had a part in the file; `mpi` is the text of the MPI library."""
-    try:
-        own = version_of("mpips")
-    except PackageNotFoundError:
-        own = "unknown"  # runs from a checkout that was not installed
-    hdf5 = h5py.version.hdf5_version
-    return {"mpips": own, "numpy": np.__version__, "h5py": h5py.__version__, "hdf5": hdf5, "mpi": mpi}
+    return {"mpips": mpips.__version__, "numpy": np.__version__, "h5py": h5py.__version__,
+            "hdf5": h5py.version.hdf5_version, "mpi": mpi}

@@ -29,7 +29,8 @@ def run_alone(job: Job) -> list[Any]:
     nodes = [job.server(transport, plan_of(job, servers, 1, 0), index, restored) for index in range(servers)]
     transport.steps = [node.step for node in nodes]
     worker = make_worker(job, transport, plan, 0, job.clocks(plan, restored)[0], 0)
-    result = job.work(worker)
+    with job.around("worker", 0, 0):
+        result = job.work(worker)
     worker._end()
     for _ in range(1000):
         transport.poll()

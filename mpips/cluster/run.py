@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -28,8 +29,13 @@ ENGINES = ("auto", "numpy", "numba")
 class CheckpointPolicy(Protocol):
     """What `run` asks of `checkpoint=`; `mpips.Checkpoints` is one."""
 
-    every: int | None
-    at_end: bool
+    @property
+    def every(self) -> int | None:
+        """Clocks between two checkpoints, or None."""
+
+    @property
+    def at_end(self) -> bool:
+        """Whether to write one when the last worker has ended."""
 
     def check(self) -> None:
         """Raise UsageError if checkpoints cannot be written where they should."""
@@ -58,6 +64,7 @@ class Job:
     reserve: int
     meta: Any
     fold: str
+    around: Callable[[str, int, int], AbstractContextManager[object]]
 
     def digest(self) -> str:
         """Hash of all that must be equal on every rank."""
@@ -85,7 +92,8 @@ class Job:
 def run(work: Callable[[Worker], Any], tables: Sequence[Dense], *, servers: int | str | tuple[int, str] = 1, readers: int = 0,
         read: Callable[[Reader], Any] | None = None, checkpoint: CheckpointPolicy | None = None, seed: int = 0,
         device: str = "auto", timeout: float = 300.0, nodes: str = "real", reserve: int = 0, meta: Any = None,
-        fold: str = "auto") -> list[Any] | None:
+        fold: str = "auto",
+        around: Callable[[str, int, int], AbstractContextManager[object]] | None = None) -> list[Any] | None:
     """Run `work(ps)` on every worker rank with `tables` on the server ranks; return the results on worker 0, else None.
 
     Started by `mpirun -n 6 python demo.py` or `srun python demo.py`; as a single process it runs one worker and `servers` servers
@@ -102,6 +110,7 @@ def run(work: Callable[[Worker], Any], tables: Sequence[Dense], *, servers: int 
     | reserve    | spare bytes on each server for tables that are created later                                      |
     | meta       | JSON values kept in every checkpoint                                                              |
     | fold       | what runs the optimizers: "auto", "numpy", "numba"; the bits are the same                         |
+    | around     | `around(role, index, rank)` gives a context that the rank's whole work runs in (log files)        |
 
     Args:
         work: called with a `Worker`; its result is None, bool, int, float, str, bytes, an array, or lists, tuples and dicts of these.
@@ -122,7 +131,8 @@ def run(work: Callable[[Worker], Any], tables: Sequence[Dense], *, servers: int 
     with abort.installed(comm):
         problem = None
         try:
-            job = _check(Job(work, list(tables), servers, readers, read, checkpoint, seed, device, timeout, nodes, reserve, meta, fold))
+            job = _check(Job(work, list(tables), servers, readers, read, checkpoint, seed, device, timeout, nodes, reserve, meta, fold,
+                             around or _nothing))
             world.refuse_singletons(comm.Get_size())
         except UsageError as error:
             problem = error
@@ -134,6 +144,10 @@ def run(work: Callable[[Worker], Any], tables: Sequence[Dense], *, servers: int 
         from mpips.cluster.together import run_together
 
         return run_together(job, comm)
+
+
+def _nothing(role: str, index: int, rank: int) -> AbstractContextManager[object]:
+    return nullcontext()
 
 
 def _check(job: Job) -> Job:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,10 +26,12 @@ from mpips.worker.link import Link
 if TYPE_CHECKING:
     from mpi4py import MPI
 
+log = logging.getLogger("mpips.server")
+
 RESULT = 1  # tag of a worker's result
 
 
-def run_together(job: Job, world: MPI.Comm) -> list[Any] | None:
+def run_together(job: Job, world: MPI.Intracomm) -> list[Any] | None:
     """Run the job on all ranks of `world`; collective at start and end only."""
     from mpi4py import MPI
 
@@ -36,7 +39,7 @@ def run_together(job: Job, world: MPI.Comm) -> list[Any] | None:
     rank = comm.Get_rank()
     problem: UsageError | None = None
     restored = None
-    nodes, local = nodes_of(comm)
+    nodes, _ = nodes_of(comm)
     try:
         roles = assign(nodes, job.servers, job.readers)
         plan = plan_of(job, len(roles.servers), len(roles.workers), len(roles.readers))
@@ -51,7 +54,7 @@ def run_together(job: Job, world: MPI.Comm) -> list[Any] | None:
     agree(comm, {"tables and configuration": job.digest(), "layout": plan.layout.digest()})
     clocks = comm.bcast(job.clocks(plan, restored) if rank == roles.servers[0] else None, root=roles.servers[0])
 
-    node = comm.Split(rank if job.nodes == "single" else nodes[rank], rank)
+    node = MPI.Intracomm(comm.Split(rank if job.nodes == "single" else nodes[rank], rank))
     spread = job.nodes == "single" or len(set(nodes)) > 1
     transport = Rma(comm, node, list(roles.servers), [m.size for m in plan.maps], spread)
     kind, index = roles.role(rank)
@@ -63,12 +66,13 @@ def run_together(job: Job, world: MPI.Comm) -> list[Any] | None:
     abort.describe(lambda: f"{kind} {index}")
 
     results = None
-    if server is not None:
-        _serve(server, transport)
-    elif kind == "worker":
-        results = _work(job, comm, roles, transport, plan, index, clocks[index], _place(nodes, roles, rank))
-    else:
-        _read(job, transport, plan, index)
+    with job.around(kind, index, rank):
+        if server is not None:
+            _serve(server, transport, plan)
+        elif kind == "worker":
+            results = _work(job, comm, roles, transport, plan, index, clocks[index], _place(nodes, roles, rank))
+        else:
+            _read(job, transport, plan, index)
     _leave(comm, transport, plan, job.timeout)
     node.Free()
     comm.Free()
@@ -80,7 +84,9 @@ def _place(nodes: list[int], roles: Roles, rank: int) -> int:
     return sum(1 for r in roles.workers if nodes[r] == nodes[rank] and r < rank)
 
 
-def _serve(server: Server, transport: Rma) -> None:
+def _serve(server: Server, transport: Rma, plan: Plan) -> None:
+    log.info("server %d of %d: %d blocks, %d bytes in one copy, window of %d bytes", server.index, plan.servers,
+             plan.layout.slots[server.index], plan.layout.nbytes[server.index], plan.maps[server.index].size)
     backoff = Backoff(transport)
     while not server.finished:
         transport.poll()
@@ -88,6 +94,7 @@ def _serve(server: Server, transport: Rma) -> None:
             backoff.reset()
         else:
             backoff.rest()
+    log.info("server %d: every worker has ended", server.index)
 
 
 def _work(job: Job, comm: MPI.Comm, roles: Roles, transport: Rma, plan: Plan, index: int, now: int, local: int) -> list[Any] | None:

@@ -11,6 +11,7 @@ furthest clock seen, and those before it go on to there. When all shards are on 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import numpy as np
@@ -31,6 +32,8 @@ from mpips.transport.words import (
     STOP_SERIAL,
     STOPPED,
 )
+
+log = logging.getLogger("mpips.server")
 
 STOPPED_BITS = 40  # of the STOPPED word hold the clock
 
@@ -98,6 +101,7 @@ class Cuts:
         cut = self._due(floors, quiet)
         if cut is None:
             return False
+        log.info("writing the shard of clock %d", cut.clock)
         self._taken += 1
         self._last = cut.clock
         self._writing = self._saver.write_shard(cut, self._store.index, self._plan.servers, self._store.pieces())
@@ -189,6 +193,7 @@ class Cuts:
             return True
         self._publisher = None
         self._publishing.pop(0)
+        log.info("checkpoint of clock %d is complete (workers at %s)", cut.clock, cut.clocks)
         for worker, asked in enumerate(self._asked):
             if asked and (asked <= cut.clock or not self._plan.lockstep):
                 t.store(0, words.reply(worker) + SAVE_DONE, asked)

@@ -84,7 +84,8 @@ def fit(config: Config | Mapping[str, Any] | str | os.PathLike[str] | None = Non
     results = run(
         lambda ps: work(training, ps), training.tables, servers=given.server_ranks, readers=given.readers,
         read=(lambda ps: read(training, ps)) if given.readers else None,
-        checkpoint=training.checkpoint, seed=given.seed, device=given.device, timeout=given.timeout, meta=training.meta)
+        checkpoint=training.checkpoint, seed=given.seed, device=given.device, timeout=given.timeout, meta=training.meta,
+        around=lambda role, index, rank: rank_log(given.log_directory, rank_name(role, index, rank)))
     if results is None:
         return None
     return Report(**results[0], checkpoint=_newest(training.checkpoint, results[0]["clock"]))
@@ -114,25 +115,24 @@ def work(training: Training, ps: Worker) -> dict[str, Any]:
 def read(training: Training, ps: Reader) -> None:
     """Evaluate on one reader, again and again, the last time with the final parameters."""
     data, directory = training.data(ps.xp), training.config.log_directory
-    with rank_log(directory, rank_name(ps)):
-        resumed = training.checkpoint is not None and training.checkpoint.resume is not None
-        file = Metrics(directory / evaluations(ps.index), int(resumed)) if directory else None
-        begin, done = time.perf_counter(), False
-        while not done:
-            done = ps.done  # asked before the pull: nothing changes after it
-            start = time.perf_counter()
-            params = dict(zip(training.names, ps.pull(training.names), strict=True))
-            result = score(training.model, params, data.x_test, data.y_test)
-            end = time.perf_counter()
-            line = {"time": round(end - begin, 6), **result}
-            LOG.info("evaluation %s", line)
-            if file:
-                file.write(line)
-            rest = max(REST, end - start, (end - begin) / 100)  # the file stays short in a run of days, too
-            while time.perf_counter() < end + rest and not ps.done:
-                pass  # asking gives the core to the others for a moment
+    resumed = training.checkpoint is not None and training.checkpoint.resume is not None
+    file = Metrics(directory / evaluations(ps.index), int(resumed)) if directory else None
+    begin, done = time.perf_counter(), False
+    while not done:
+        done = ps.done  # asked before the pull: nothing changes after it
+        start = time.perf_counter()
+        params = dict(zip(training.names, ps.pull(training.names), strict=True))
+        result = score(training.model, params, data.x_test, data.y_test)
+        end = time.perf_counter()
+        line = {"time": round(end - begin, 6), **result}
+        LOG.info("evaluation %s", line)
         if file:
-            file.close()
+            file.write(line)
+        rest = max(REST, end - start, (end - begin) / 100)  # the file stays short in a run of days, too
+        while time.perf_counter() < end + rest and not ps.done:
+            pass  # asking gives the core to the others for a moment
+    if file:
+        file.close()
 
 
 def _newest(checkpoint: Checkpoints | None, clock: int) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mpips.train.config import bound
 from mpips.train.data import Data
 from mpips.train.evaluate import score
-from mpips.train.metrics import Meter, Metrics, Record, rank_log
+from mpips.train.metrics import Meter, Metrics, Record
 from mpips.train.progress import figures, progress
 from mpips.train.setup import Training
 
@@ -98,21 +97,18 @@ class Watch:
 
 @contextmanager
 def watch(training: Training, ps: Worker, data: Data, total: int) -> Iterator[Watch]:
-    """Log to this rank's file and show progress until the block ends."""
-    with rank_log(training.config.log_directory, rank_name(ps)):
-        LOG.info("%s %d of %d begins at clock %d of %d", ps.role, ps.index, ps.workers, ps.now, total)
-        out = Watch(training, ps, data, total)
-        try:
-            yield out
-        finally:
-            out.close()
+    """Show progress until the block ends."""
+    LOG.info("%s %d of %d begins at clock %d of %d", ps.role, ps.index, ps.workers, ps.now, total)
+    out = Watch(training, ps, data, total)
+    try:
+        yield out
+    finally:
+        out.close()
 
 
-def rank_name(ps: Any) -> str:
-    """Return what the log file of this rank is called."""
-    mpi = sys.modules.get("mpi4py.MPI")  # not there in a world of one process
-    rank = mpi.COMM_WORLD.Get_rank() if mpi is not None and mpi.Is_initialized() else 0
-    return f"rank-{rank:04}-{ps.role}-{ps.index}"
+def rank_name(role: str, index: int, rank: int) -> str:
+    """Return what the log file of a rank is called."""
+    return f"rank-{rank:04}-{role}-{index}"
 
 
 def evaluations(reader: int) -> str:

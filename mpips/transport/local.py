@@ -18,7 +18,7 @@ class Local:
 
     def __init__(self, sizes: Sequence[int]) -> None:
         self._bytes: list[Array] = [np.zeros(size, np.uint8) for size in sizes]
-        self._words = [memoryview(b)[: b.size // WORD * WORD].cast("q") for b in self._bytes]
+        self._words = [memoryview(b.data)[: b.size // WORD * WORD].cast("q") for b in self._bytes]
         self.steps: list[Callable[[], bool]] = []
 
     def put(self, server: int, offset: int, data: Array) -> None:
@@ -39,7 +39,7 @@ class Local:
         return self._words[server][word]
 
     def loads(self, server: int, word: int, count: int) -> Array:
-        return self._bytes[server][word * WORD : (word + count) * WORD].view(np.int64).copy()
+        return np.array(self._bytes[server][word * WORD : (word + count) * WORD].view(np.int64))
 
     def row(self, server: int, word: int, count: int) -> list[int]:
         return self._words[server][word : word + count].tolist()

@@ -34,7 +34,7 @@ class Rma:
         spread: whether some rank must reach a server from another node.
     """
 
-    def __init__(self, comm: MPI.Comm, node: MPI.Comm, servers: Sequence[int], sizes: Sequence[int], spread: bool) -> None:
+    def __init__(self, comm: MPI.Intracomm, node: MPI.Intracomm, servers: Sequence[int], sizes: Sequence[int], spread: bool) -> None:
         from mpi4py import MPI
 
         self._mpi = MPI
@@ -50,7 +50,7 @@ class Rma:
         self._words: list[memoryview | None] = [None] * len(servers)
         for s, rank in enumerate(servers):
             if rank in here:
-                buffer, _ = self._near.Shared_query(here[rank])
+                buffer: Any = self._near.Shared_query(here[rank])[0]
                 self._bytes[s] = np.frombuffer(buffer, np.uint8)[: sizes[s]]
                 self._words[s] = memoryview(buffer).cast("B")[: sizes[s] // WORD * WORD].cast("q")
         self._far = None
@@ -120,7 +120,7 @@ class Rma:
     def loads(self, server: int, word: int, count: int) -> Array:
         own = self._bytes[server]
         if own is not None:
-            return own[word * WORD : (word + count) * WORD].view(np.int64).copy()
+            return np.array(own[word * WORD : (word + count) * WORD].view(np.int64))
         out = np.empty(count, np.int64)
         self.get(server, word * WORD, out)
         self.flush(server)

@@ -125,7 +125,7 @@ class Pull:
         """Read `blocks` once; return those that were not whole."""
         t, plan = self._link.transport, self._link.plan
         bad: list[Block] = []
-        parts: list[tuple[Sequence[Block], Array]] = []
+        parts: list[tuple[list[Block], Array]] = []
         for group in _groups(blocks):
             server = group[0].server
             marks = t.loads(server, plan.words.block(group[0].slot), len(group) * BLOCK_WORDS).reshape(-1, BLOCK_WORDS)
@@ -183,7 +183,8 @@ def chosen(marks: Array, clock: int | None) -> Array:
     rows = np.arange(len(marks))
     newest = marks[rows, TICK0 + (version & 1)]
     other = marks[rows, TICK0 + (1 - (version & 1))]
-    return np.where(newest <= clock, version, np.where(other <= clock, version - 1, -1))
+    found: Array = np.where(newest <= clock, version, np.where(other <= clock, version - 1, -1))
+    return found
 
 
 def _groups(blocks: Sequence[Block]) -> list[list[Block]]:

@@ -23,7 +23,7 @@ from mpips.errors import UsageError
 from mpips.server.catalogue import decode, encode, table_of
 from mpips.table import Dense
 from mpips.transport.base import Array
-from mpips.transport.words import CATALOGUE, CATALOGUE_BYTES, CREATE, CREATE_DONE, CREATED, DONE, SPOOL
+from mpips.transport.words import CATALOGUE, CATALOGUE_BYTES, CLOCK, CREATE, CREATE_DONE, CREATED, DONE, END, SPOOL
 from mpips.worker.clocks import Clocks
 from mpips.worker.device import Device
 from mpips.worker.handles import PullHandle, PushHandle, SaveHandle
@@ -163,6 +163,14 @@ class Client:
 
 class Reader(Client):
     """A rank that only pulls, always the newest; `done` once every worker has ended and all is published."""
+
+    @property
+    def now(self) -> int:
+        """Clocks that every worker has completed; once all have ended, the furthest one's."""
+        link = self._link
+        rows = [link.transport.row(0, link.plan.words.client(w) + CLOCK, END - CLOCK + 1) for w in range(self.workers)]
+        clocks = [clock for clock, end in rows if not end]
+        return min(clocks) if clocks else max(clock for clock, _ in rows)
 
     @property
     def done(self) -> bool:

@@ -46,8 +46,8 @@ def test_from_a_shell(step: Path) -> None:
 
     code, out, err = shell("ls", step.parent)
     assert (code, err) == (OK, "")
-    assert out.splitlines()[0].split() == ["checkpoint", "clock", "state", "workers", "servers", "tables", "size", "age",
-                                           "problem"]
+    assert out.splitlines()[0].split() == ["checkpoint", "clock", "state", "workers", "servers", "tables", "size",
+                                           "age", "problem"]
     assert out.splitlines()[1].split()[:6] == ["step-00000008", "8", "complete", "2", "2", "4"]
     code, out, err = shell("verify", step.parent / "nothing")
     assert (code, out) == (USAGE, "")
@@ -112,7 +112,8 @@ def test_show_prints_some_rows_of_a_large_table(step: Path, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize(("text", "first", "last"), [
-    ("10:12", 10, 12), ("7", 7, 8), (":2", 0, 2), ("-2:", 298, 300), ("-1", 299, 300), ("298:999", 298, 300), ("9:3", 9, 9)])
+    ("10:12", 10, 12), ("7", 7, 8), (":2", 0, 2), ("-2:", 298, 300), ("-1", 299, 300), ("298:999", 298, 300),
+    ("9:3", 9, 9)])
 @pytest.mark.parametrize("slot", [None, "v"])
 def test_show_rows(step: Path, capsys: pytest.CaptureFixture[str], text: str, first: int, last: int,
                    slot: str | None) -> None:
