@@ -28,7 +28,7 @@ class Checkpoints:
             | resume   | starts from                                                        |
             |----------|--------------------------------------------------------------------|
             | None     | the initial values                                                 |
-            | "latest" | the newest complete checkpoint of `directory`; an error if there is none |
+            | "latest" | the checkpoint of `directory` that was completed last; an error if there is none |
             | "auto"   | the same, or the initial values if there is none                   |
             | a path   | that checkpoint: its directory, its `model.h5` or `manifest.json`  |
 
@@ -75,8 +75,8 @@ class Checkpoints:
     def restore(self) -> Saved | None:
         """Open the checkpoint that `resume` names; None if the run starts from the initial values.
 
-        On a network file system two nodes may see different newest checkpoints: let one rank call this, and give its
-        `path` to `mpips.checkpoint.read.Saved` on the others.
+        On a network file system two nodes may see different newest checkpoints: let one rank call this, and the others
+        `at(its path)`.
 
         Raises:
             CheckpointError: there is none, or it is incomplete or damaged; the text names the file.
@@ -84,16 +84,22 @@ class Checkpoints:
         if self.resume is None:
             return None
         from mpips.checkpoint.read import Saved
-        from mpips.checkpoint.schema import MANIFEST, steps
+        from mpips.checkpoint.schema import complete
 
         if self.resume not in ("latest", "auto"):
             return Saved(self.resume)
-        complete = [step for _, step in steps(self.path) if (step / MANIFEST).exists()]
-        if complete:
-            return Saved(complete[-1])
+        there = complete(self.path)
+        if there:
+            return Saved(there[-1])
         if self.resume == "auto":
             return None
         raise CheckpointError(f"checkpoint directory {self.path}: resume='latest', but it holds no complete checkpoint")
+
+    def at(self, path: str | os.PathLike[str]) -> Saved:
+        """Open the checkpoint that another rank has found."""
+        from mpips.checkpoint.read import Saved
+
+        return Saved(path)
 
     def bind(self, *, seed: int, meta: Any = None, mpi: str = "", clean: bool = True) -> DirectorySaver:
         """Return what a server writes with: an `mpips.server.saving.Saver`.

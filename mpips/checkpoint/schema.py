@@ -258,6 +258,16 @@ def steps(directory: Path) -> list[tuple[int, Path]]:
     return sorted((clock, entry) for clock, entry in found if clock is not None and entry.is_dir())
 
 
+def complete(directory: Path) -> list[Path]:
+    """Return the complete checkpoints in the order in which they were completed.
+
+    That is the order of their manifests' times, not of their clocks: a run that began anew in the directory of an older one has
+    smaller clocks for a while, and its checkpoints are the newer ones all the same.
+    """
+    found = [(clock, step / MANIFEST) for clock, step in steps(directory) if (step / MANIFEST).is_file()]
+    return [manifest.parent for _, manifest in sorted(found, key=lambda f: (f[1].stat().st_mtime_ns, f[0]))]
+
+
 def _plain(value: Any) -> Any:
     """Hyperparameters may be NumPy scalars."""
     if isinstance(value, np.generic):

@@ -7,7 +7,8 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 from mpips.arrays import pick_device
 from mpips.errors import UsageError
@@ -18,9 +19,6 @@ from mpips.transport.plan import Plan, make_plan
 from mpips.worker import Reader, Worker
 from mpips.worker.device import Device
 from mpips.worker.link import Link
-
-if TYPE_CHECKING:
-    from mpi4py import MPI
 
 NODES = ("real", "single")
 ENGINES = ("auto", "numpy", "numba")
@@ -42,6 +40,9 @@ class CheckpointPolicy(Protocol):
 
     def restore(self) -> Restored | None:
         """Return the checkpoint to start from, if any."""
+
+    def at(self, path: Path) -> Restored:
+        """Open the checkpoint that another rank has found."""
 
     def bind(self, *, seed: int, meta: Any = None, mpi: str = "", clean: bool = True) -> Saver:
         """Return what writes checkpoints for this run."""
@@ -182,12 +183,12 @@ def plan_of(job: Job, servers: int, workers: int, readers: int) -> Plan:
     return make_plan(job.tables, servers=servers, workers=workers, readers=readers, reserve=job.reserve)
 
 
-def restore(job: Job, comm: MPI.Comm | None = None) -> Restored | None:
+def restore(job: Job) -> Restored | None:
     """Check that checkpoints can be written, open the one to start from and compare it with the tables."""
     if job.checkpoint is None:
         return None
     job.checkpoint.check()
     restored = job.checkpoint.restore()
     if restored is not None:
-        restored.check(job.tables)
+        restored.check(job.tables, more=job.reserve > 0)  # tables that were created later are created again
     return restored

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,9 +46,14 @@ def run_together(job: Job, world: MPI.Intracomm) -> list[Any] | None:
         plan = plan_of(job, len(roles.servers), len(roles.workers), len(roles.readers))
         here = [s for s, r in enumerate(roles.servers) if nodes[r] == nodes[rank]]
         check_plan(plan, here, shared=True)
-        if rank == roles.servers[0] and job.checkpoint is not None:
-            job.checkpoint.check()
-        restored = restore(job) if rank in roles.servers else None
+        restored = restore(job) if rank == roles.servers[0] else None
+    except UsageError as error:
+        problem = error
+    abort.settle(comm, problem)
+    found = comm.bcast(str(restored.path) if restored else None, root=roles.servers[0])
+    try:
+        if found and restored is None and rank in roles.servers and job.checkpoint is not None:
+            restored = job.checkpoint.at(Path(found))
     except UsageError as error:
         problem = error
     abort.settle(comm, problem)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -58,8 +59,16 @@ class Restored(Protocol):
     def clocks(self) -> tuple[int, ...]:
         """Clock of each worker of the run that saved it."""
 
-    def check(self, tables: Sequence[Dense]) -> None:
-        """Raise CheckpointError that names the tables in which the checkpoint differs from `tables`."""
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Names of the tables that it holds."""
+
+    def check(self, tables: Sequence[Dense], *, more: bool = False) -> None:
+        """Raise CheckpointError that names the tables in which it differs from `tables`; with `more` it may hold others, too."""
 
     def read(self, table: str, slot: str | None, start: int, stop: int) -> Array:
         """Return the flat elements `start:stop` of a table's values (`slot=None`) or of one of its slots."""

@@ -38,6 +38,7 @@ class Server:
         self._mail = Mailboxes(transport, plan, index, started)
         self._cuts = Cuts(transport, plan, self._store, self._mail, saver, every=every, at_end=at_end)
         self._catalogue = Catalogue(transport, plan, index)
+        self._restored = restored
         self._jobs: list[Job] = []
         self._held: dict[int, int] = {}  # client -> table
         self._done = False
@@ -66,7 +67,7 @@ class Server:
         new = self._catalogue.grow()
         if new:
             for number in new:
-                self._store.add(number)
+                self._store.add(number, self._saved(number))
                 self._transport.store(self.index, self._plan.words.floor + number, self._start_clock())
             self._grow()
             self._catalogue.announce()
@@ -82,6 +83,14 @@ class Server:
     def finished(self) -> bool:
         """Whether every client has ended and everything is published and saved."""
         return self._done and self._cuts.idle and all(row[END] for row in self._mail.rows[self._plan.workers :])
+
+    def _saved(self, number: int) -> Restored | None:
+        """The checkpoint that this run began from, if it holds a table that is created now."""
+        table = self._plan.layout.tables[number]
+        if self._restored is None or table.name not in self._restored.tables:
+            return None
+        self._restored.check([table], more=True)
+        return self._restored
 
     def _start_clock(self) -> int:
         """Floor of a table created now: no clock before the slowest worker's can have a push of it."""

@@ -88,7 +88,7 @@ def fit(config: Config | Mapping[str, Any] | str | os.PathLike[str] | None = Non
         around=lambda role, index, rank: rank_log(given.log_directory, rank_name(role, index, rank)))
     if results is None:
         return None
-    return Report(**results[0], checkpoint=_newest(training.checkpoint, results[0]["clock"]))
+    return Report(**results[0], checkpoint=_newest(training.checkpoint))
 
 
 def work(training: Training, ps: Worker) -> dict[str, Any]:
@@ -135,13 +135,12 @@ def read(training: Training, ps: Reader) -> None:
         file.close()
 
 
-def _newest(checkpoint: Checkpoints | None, clock: int) -> str | None:
-    """Return the path of the newest complete checkpoint up to `clock`; later ones are another run's."""
-    from mpips.checkpoint.schema import MANIFEST, steps
+def _newest(checkpoint: Checkpoints | None) -> str | None:
+    """Return the path of the checkpoint that was completed last."""
+    from mpips.checkpoint.schema import complete
 
-    there = steps(checkpoint.path) if checkpoint else []
-    found = [step for at, step in there if at <= clock and (step / MANIFEST).exists()]
-    return str(found[-1]) if found else None
+    there = complete(checkpoint.path) if checkpoint else []
+    return str(there[-1]) if there else None
 
 
 def _config(config: Config | Mapping[str, Any] | str | os.PathLike[str] | None, settings: Iterable[str],
