@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import pytest
+
+from mpips import layout
 from mpips.server import Server
+from mpips.server.saving import Cut, Piece
 from mpips.table import Dense
 from mpips.transport.base import Backoff
 from mpips.transport.model import Chooser, Seeded, World
@@ -13,6 +19,12 @@ from mpips.transport.plan import make_plan
 from mpips.transport.words import END
 from mpips.worker import Reader, Worker
 from mpips.worker.link import Link
+
+
+def small_blocks(patch: pytest.MonkeyPatch, block: int = 16, whole: int = 16) -> None:
+    """Let small tables have many blocks and lie on many servers."""
+    patch.setattr(layout, "BLOCK", block)
+    patch.setattr(layout, "WHOLE", whole)
 
 
 def build(tables: list[Dense], work: Callable[[Worker], Any], *, workers: int = 2, servers: int = 1, readers: int = 0,
@@ -70,3 +82,75 @@ def play(tables: list[Dense], work: Callable[[Worker], Any], **options: Any) -> 
     results: dict[str, Any] = {}
     build(tables, work, results=results, **options).run()
     return results
+
+
+@dataclass
+class Recorder:
+    """A `mpips.server.saving.Saver` in memory, as slow as a disk: it copies one piece at a time.
+
+    Attributes:
+        complete: the published cuts in their order, with each table whole.
+    """
+
+    complete: list[tuple[Cut, dict[str, np.ndarray[Any, Any]]]] = field(default_factory=list)
+    slots: list[dict[tuple[str, str], np.ndarray[Any, Any]]] = field(default_factory=list)
+    folds: list[dict[tuple[str, int], int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._shards: dict[tuple[Cut, int], list[Piece]] = {}
+
+    def write_shard(self, cut: Cut, server: int, servers: int, pieces: Sequence[Piece]) -> Iterator[None]:
+        kept = []
+        for piece in pieces:
+            yield
+            slots = {name: slot.copy() for name, slot in piece.slots.items()}
+            kept.append(Piece(piece.table, piece.index, piece.start, piece.stop, piece.folds, piece.value.copy(), slots))
+        yield
+        assert (cut, server) not in self._shards, f"server {server} takes {cut} twice"
+        self._shards[cut, server] = kept
+
+    def publish(self, cut: Cut, servers: int, tables: Sequence[Dense]) -> Iterator[None]:
+        yield
+        shards = [self._shards[cut, s] for s in range(servers)]  # a KeyError: a server took another cut
+        values: dict[str, np.ndarray[Any, Any]] = {}
+        slots: dict[tuple[str, str], np.ndarray[Any, Any]] = {}
+        folds: dict[tuple[str, int], int] = {}
+        for table in tables:
+            pieces = sorted((p for shard in shards for p in shard if p.table.name == table.name), key=lambda p: p.start)
+            if not pieces and table.size:
+                continue  # created after the cut
+            edges = [0, *(p.stop for p in pieces)]
+            assert [p.start for p in pieces] == edges[:-1], f"{cut}: blocks of {table.name} are missing"
+            assert edges[-1] == table.size, f"{cut}: blocks of {table.name} are missing"
+            values[table.name] = np.concatenate([p.value for p in pieces]) if pieces else np.empty(0, table.np_dtype)
+            for p in pieces:
+                folds[table.name, p.index] = p.folds
+            for name in pieces[0].slots if pieces else ():
+                slots[table.name, name] = np.concatenate([p.slots[name] for p in pieces])
+        yield
+        self.complete.append((cut, values))
+        self.slots.append(slots)
+        self.folds.append(folds)
+
+    def restored(self, at: int = -1) -> Recorded:
+        """A checkpoint to start from."""
+        return Recorded(self.complete[at][0].clocks, self.complete[at][1], self.slots[at], self.folds[at])
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A `mpips.server.saving.Restored` in memory."""
+
+    clocks: tuple[int, ...]
+    values: dict[str, np.ndarray[Any, Any]]
+    slots: dict[tuple[str, str], np.ndarray[Any, Any]]
+    counts: dict[tuple[str, int], int]
+
+    def check(self, tables: Sequence[Dense]) -> None:
+        assert {t.name for t in tables} == set(self.values)
+
+    def read(self, table: str, slot: str | None, start: int, stop: int) -> np.ndarray[Any, Any]:
+        return (self.values[table] if slot is None else self.slots[table, slot])[start:stop].copy()
+
+    def folds(self, table: str, index: int) -> int:
+        return self.counts[table, index]
