@@ -22,6 +22,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from mpips import errors, init
+from mpips.cluster import early
 from mpips.table import Dense
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from mpips.worker import Reader, Worker
 
 __version__ = "0.1.0"
+
+early.install()
 
 __all__ = [
     "Checkpoints", "Dense", "Reader", "Worker", "__version__", "errors", "fit", "init", "models", "nn", "optim", "run",

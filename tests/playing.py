@@ -14,21 +14,21 @@ from mpips.server import Server
 from mpips.server.saving import Cut, Piece
 from mpips.table import Dense
 from mpips.transport.base import Backoff
-from mpips.transport.model import Chooser, Seeded, World
+from mpips.transport.model import World
 from mpips.transport.plan import make_plan
 from mpips.transport.words import END
 from mpips.worker import Reader, Worker
 from mpips.worker.link import Link
 
 
-def small_blocks(patch: pytest.MonkeyPatch, block: int = 16, whole: int = 16) -> None:
-    """Let small tables have many blocks and lie on many servers."""
+def small_blocks(patch: pytest.MonkeyPatch, block: int = 64, whole: int = 64) -> None:
+    """Let small tables have many blocks and lie on many servers; `block` is a multiple of a cache line, as in life."""
     patch.setattr(layout, "BLOCK", block)
     patch.setattr(layout, "WHOLE", whole)
 
 
 def build(tables: list[Dense], work: Callable[[Worker], Any], *, workers: int = 2, servers: int = 1, readers: int = 0,
-          read: Callable[[Reader], Any] | None = None, chooser: Chooser | None = None, seed: int = 0, weak: bool = True,
+          read: Callable[[Reader], Any] | None = None, seed: int = 0,
           reserve: int = 0, results: dict[str, Any] | None = None, clocks: list[int] | None = None, saver: Any = None,
           make: type[Server] = Server, **server_options: Any) -> World:
     """Return a world with all ranks added; results appear under their names as ranks end."""
@@ -36,7 +36,7 @@ def build(tables: list[Dense], work: Callable[[Worker], Any], *, workers: int = 
         return make_plan(tables, servers=servers, workers=workers, readers=readers, reserve=reserve)
 
     results = {} if results is None else results
-    world = World(plan(), chooser or Seeded(seed), weak=weak)
+    world = World(plan(), seed)
     ready: list[int] = []
 
     def serve(index: int) -> Callable[[Any], None]:
@@ -88,10 +88,14 @@ def play(tables: list[Dense], work: Callable[[Worker], Any], **options: Any) -> 
 class Recorder:
     """A `mpips.server.saving.Saver` in memory, as slow as a disk: it copies one piece at a time.
 
+    Args:
+        pace: steps of the server for each piece.
+
     Attributes:
         complete: the published cuts in their order, with each table whole.
     """
 
+    pace: int = 1
     complete: list[tuple[Cut, dict[str, np.ndarray[Any, Any]]]] = field(default_factory=list)
     slots: list[dict[tuple[str, str], np.ndarray[Any, Any]]] = field(default_factory=list)
     folds: list[dict[tuple[str, int], int]] = field(default_factory=list)
@@ -102,7 +106,8 @@ class Recorder:
     def write_shard(self, cut: Cut, server: int, servers: int, pieces: Sequence[Piece]) -> Iterator[None]:
         kept = []
         for piece in pieces:
-            yield
+            for _ in range(self.pace):
+                yield
             slots = {name: slot.copy() for name, slot in piece.slots.items()}
             kept.append(Piece(piece.table, piece.index, piece.start, piece.stop, piece.folds, piece.value.copy(), slots))
         yield

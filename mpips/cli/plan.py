@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mpips.errors import OK, UsageError
@@ -16,7 +16,9 @@ def add_parser(commands: Any) -> None:
                                  description="Say how many bytes each server and each worker of a training will need.")
     parser.add_argument("file", metavar="FILE.toml")
     parser.add_argument("--servers", type=int, metavar="N", help="how many servers (default: the file's)")
-    parser.add_argument("--workers", type=int, metavar="N", default=1, help="how many workers (default: 1)")
+    parser.add_argument("--workers", type=int, metavar="N", help="how many workers (default: 1)")
+    parser.add_argument("--ranks", type=int, metavar="N", help="how many ranks in all, in place of --workers")
+    parser.add_argument("--nodes", type=int, metavar="N", default=1, help='for servers = "per-node" (default: 1)')
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
                         help="change one key of the file, such as dtype=float16; may be repeated")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -25,17 +27,19 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the plan."""
-    found = plan(args.file, args.servers, args.workers, args.settings)
+    found = plan(args.file, args.settings, servers=args.servers, workers=args.workers, ranks=args.ranks, nodes=args.nodes)
     print(json.dumps(found, indent=2) if args.json else "\n".join(lines(found)))
     return OK
 
 
-def plan(file: str, servers: int | None, workers: int, settings: list[str]) -> dict[str, Any]:
+def plan(file: str, settings: Sequence[str] = (), *, servers: int | None = None, workers: int | None = None,
+         ranks: int | None = None, nodes: int = 1) -> dict[str, Any]:
     """Return bytes by server and kind, what one worker holds, and how even the servers are, as JSON values.
 
-    Raises UsageError when the file is wrong, or when the number of servers is not in it and not given.
+    Raises UsageError when the file is wrong or the numbers leave no worker.
     """
     from mpips.cluster.memory import slot_bytes
+    from mpips.cluster.roles import assign
     from mpips.train.config import load
     from mpips.train.setup import prepare
     from mpips.transport.plan import make_plan
@@ -43,10 +47,13 @@ def plan(file: str, servers: int | None, workers: int, settings: list[str]) -> d
     config = load(file, settings)
     if servers is None:
         first = config.servers[0] if isinstance(config.servers, list) else config.servers
-        if not isinstance(first, int):
-            raise UsageError(f"{file}: servers is {config.servers!r}: say how many that will be with --servers N")
-        servers = first
-    for name, n in (("--servers", servers), ("--workers", workers)):
+        servers = first if isinstance(first, int) else nodes
+    if ranks is not None:
+        if workers is not None:
+            raise UsageError("--ranks and --workers: give one of them")
+        workers = len(assign([0] * ranks, servers, config.readers).workers)
+    workers = 1 if workers is None else workers
+    for name, n in (("--servers", servers), ("--workers", workers), ("--nodes", nodes)):
         if n < 1:
             raise UsageError(f"{name} {n}: at least one is needed")
     tables = prepare(config, file).tables

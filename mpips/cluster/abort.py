@@ -91,6 +91,7 @@ class Hook:
             try:
                 if getattr(error, "alike", False) and self.comm.rank:
                     time.sleep(FIRST_SPEAKS)
+                note(code)
                 say(message(error, trace, who=self.who(), rank=self.comm.rank, size=self.comm.size, thread=thread,
                             code=code))
             finally:
@@ -223,6 +224,16 @@ def say(text: str) -> None:
             _drain(stream.fileno())
         except (OSError, ValueError):  # closed, or nobody reads it: the job must end all the same
             continue
+
+
+def note(code: int) -> None:
+    """Write the exit code into the file that MPIPS_EXIT_FILE names, if any, for a launcher that loses it.
+
+    `srun --mpi=pmi2` ends with 137 after every MPI_Abort; job scripts must know 2 (do not try again) from 75 (do).
+    """
+    name = os.environ.get("MPIPS_EXIT_FILE")
+    if name:
+        Path(name).write_text(f"{code}\n")
 
 
 def _drain(fd: int) -> None:

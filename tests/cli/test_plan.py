@@ -30,7 +30,7 @@ def file(tmp_path: Path) -> str:
 
 
 def test_the_numbers_are_those_of_the_windows(file: str) -> None:
-    found = plan(file, None, 3, [])
+    found = plan(file, workers=3)
     tables = setup.prepare(config.load(file)).tables
     made = make_plan(tables, servers=2, workers=3, readers=1)
     assert [row["window"] for row in found["servers"]] == [window.size for window in made.maps]
@@ -46,10 +46,17 @@ def test_the_numbers_are_those_of_the_windows(file: str) -> None:
 
 
 def test_more_servers_and_half_precision(file: str) -> None:
-    found = plan(file, 3, 1, ["dtype=float16"])
+    found = plan(file, ["dtype=float16"], servers=3)
     assert len(found["servers"]) == 3
     assert found["bytes"] == 2 * found["parameters"]
     assert sum(row["slots"] for row in found["servers"]) == 3 * 4 * found["parameters"]  # the float32 master too
+
+
+def test_ranks_and_nodes_give_servers_and_workers(file: str) -> None:
+    found = plan(file, ['servers="per-node"'], ranks=8, nodes=3)
+    assert (len(found["servers"]), found["workers"], found["readers"]) == (3, 4, 1)
+    found = plan(file, ['servers=[2, "first"]'], ranks=8, nodes=3)
+    assert (len(found["servers"]), found["workers"], found["readers"]) == (2, 5, 1)
 
 
 def test_what_is_printed(file: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,13 +66,15 @@ def test_what_is_printed(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert text[1].split() == ["server", "blocks", "control", "words", "copies", "mailboxes", "slots", "total"]
     assert [line.split()[0] for line in text[2:4]] == ["0", "1"]
     assert main(["plan", file, "--workers", "4", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == plan(file, None, 4, [])
+    assert json.loads(capsys.readouterr().out) == plan(file, workers=4)
 
 
 @pytest.mark.parametrize(("extra", "line"), [
     (["--servers", "0"], "--servers 0: at least one is needed"),
     (["--workers", "-1"], "--workers -1: at least one is needed"),
-    (["--set", 'servers="per-node"'], "servers is 'per-node': say how many that will be with --servers N"),
+    (["--nodes", "0", "--servers", "1"], "--nodes 0: at least one is needed"),
+    (["--ranks", "3"], "3 ranks: servers=2 and readers=1 leave no worker"),
+    (["--ranks", "5", "--workers", "2"], "--ranks and --workers: give one of them"),
     (["--set", "color=3"], "color: unknown key"),
     (["--workers", "many"], "argument --workers: invalid int value: 'many'"),
 ])

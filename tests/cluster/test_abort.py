@@ -220,6 +220,12 @@ def test_the_others_end_within_seconds(tmp_path: Path) -> None:
     assert time.time() - float((tmp_path / "failed").read_text()) < 20
 
 
+def test_the_exit_code_is_written_down_for_launchers_that_lose_it(tmp_path: Path) -> None:
+    (tmp_path / "demo.py").write_text(JOB.format(boom="raise WaitTimeout('waited')"))
+    done = mpirun(3, tmp_path / "demo.py", env={"MPIPS_EXIT_FILE": str(tmp_path / "code")})
+    assert (done.code, (tmp_path / "code").read_text()) == (75, "75\n"), done
+
+
 def test_exit_codes() -> None:
     errors = (ValueError(), UsageError(), CheckpointError(), MpipsError(), WaitTimeout())
     assert [exit_code(error) for error in errors] == [1, 2, 2, 1, 75]

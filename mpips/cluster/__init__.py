@@ -1,0 +1,1 @@
+"""Roles, start, agreement, and how a job ends."""
