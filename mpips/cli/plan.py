@@ -27,7 +27,8 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the plan."""
-    found = plan(args.file, args.settings, servers=args.servers, workers=args.workers, ranks=args.ranks, nodes=args.nodes)
+    found = plan(args.file, args.settings, servers=args.servers, workers=args.workers, ranks=args.ranks,
+                 nodes=args.nodes)
     print(json.dumps(found, indent=2) if args.json else "\n".join(lines(found)))
     return OK
 

@@ -38,6 +38,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mpips.cluster import early
 from mpips.cluster.agree import LIMIT, alike, meet
 from mpips.errors import FAILED, MpipsError, UsageError
 
@@ -91,9 +92,9 @@ class Hook:
             try:
                 if getattr(error, "alike", False) and self.comm.rank:
                     time.sleep(FIRST_SPEAKS)
-                note(code)
                 say(message(error, trace, who=self.who(), rank=self.comm.rank, size=self.comm.size, thread=thread,
                             code=code))
+                note(code)
             finally:
                 self.comm.Abort(code)
                 os._exit(code)
@@ -114,6 +115,8 @@ def install(comm: MPI.Comm, describe: Callable[[], str] = str) -> Hook:
     before, before_thread = sys.excepthook, threading.excepthook
     if isinstance(before, Hook):
         before, before_thread = before.before, before.before_thread
+    elif before is early.end_job:  # it would end the job for a forked child, too
+        before = sys.__excepthook__
     hook = Hook(comm, describe, before, before_thread)
     sys.excepthook = hook
     threading.excepthook = hook.thread

@@ -14,8 +14,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
-import numpy as np
-
 from mpips.server.mailboxes import Mailboxes
 from mpips.server.saving import Cut, Saver
 from mpips.server.store import Store
@@ -50,7 +48,7 @@ class Cuts:
         self._saver = saver
         self._every = every
         self._at_end = at_end and saver is not None
-        start = int(max(mail.clocks, default=0))
+        start = max(mail.clocks, default=0)
         self._last = start if saver else NEVER  # clock of the newest cut
         self._asked = [0] * plan.workers  # SAVE words taken note of
         self._wanted: set[int] = set()
@@ -73,6 +71,11 @@ class Cuts:
         return min(self._next, min(self._wanted, default=NEVER))
 
     @property
+    def wanted(self) -> bool:
+        """Whether `step` can have anything to do at all."""
+        return self._saver is not None
+
+    @property
     def idle(self) -> bool:
         """Whether nothing is being written or published."""
         return self._writing is None and not self._publishing and not self._stopping
@@ -87,7 +90,7 @@ class Cuts:
                 self._wanted.add(asked)
                 self._transport.store(me, words.reply(worker) + SAVE_SEEN, asked)
 
-    def step(self, floors: np.ndarray, quiet: bool) -> bool:
+    def step(self, floors: list[int], quiet: bool) -> bool:
         """Do a little; `floors` are the tables' floors, `quiet` says that no push waits to be folded. True if something was done."""
         if self._saver is None:
             return False
@@ -109,35 +112,36 @@ class Cuts:
             self._publishing.append((self._taken, self._serial, cut))
         return True
 
-    def _due(self, floors: np.ndarray, quiet: bool) -> Cut | None:
+    def _due(self, floors: list[int], quiet: bool) -> Cut | None:
         """Return the cut that holds at this moment, if one is due."""
         mail = self._mail
-        ended = not mail.live.any()
+        ended = mail.ended()
         if self._plan.lockstep:
             limit = self.limit
-            if limit < NEVER and floors.size and floors.min() >= limit:
+            if limit < NEVER and floors and min(floors) >= limit:
                 self._wanted.discard(limit)
                 self._next = self._after(limit) if limit == self._next else self._next
                 if limit != self._last:
-                    return Cut(tuple(int(c) for c in np.minimum(mail.clocks + mail.live * NEVER, limit)))
+                    return Cut(tuple(limit if live else min(c, limit) for c, live in zip(mail.clocks, mail.live, strict=True)))
         elif self._stop(floors, quiet):
             self._stopping = False
             self._wanted.clear()
-            self._next = self._after(int(mail.clocks.max()))
-            return Cut(tuple(int(c) for c in mail.clocks))
-        clock = int(mail.clocks.max(initial=0))
-        if ended and quiet and (self._at_end or self._wanted) and self._last != clock and floors.size and floors.min() >= clock:
+            self._next = self._after(max(mail.clocks))
+            return Cut(tuple(mail.clocks))
+        clock = max(mail.clocks, default=0)
+        if ended and quiet and (self._at_end or self._wanted) and self._last != clock and floors and min(floors) >= clock:
             self._wanted.clear()
-            return Cut(tuple(int(c) for c in mail.clocks))
+            return Cut(tuple(mail.clocks))
         return None
 
-    def _stop(self, floors: np.ndarray, quiet: bool) -> bool:
+    def _stop(self, floors: list[int], quiet: bool) -> bool:
         """Drive the stopping of the workers; return whether they all stand and everything is folded."""
         mail, t, me = self._mail, self._transport, self._store.index
-        if not mail.live.any():
+        if mail.ended():
             return self._stopping and quiet
+        live = [w for w in range(self._plan.workers) if mail.live[w]]
         if not self._stopping:
-            wanted = bool(self._wanted) or int(mail.clocks[mail.live].min()) >= self._next
+            wanted = bool(self._wanted) or mail.slowest() >= self._next
             asked = self._serial < max((mail.first[w][STOPPED] >> STOPPED_BITS for w in range(self._plan.workers)), default=0)
             if not (wanted if me == 0 else asked):
                 return False
@@ -150,13 +154,13 @@ class Cuts:
                 t.sync()
         elif me == 0:
             t.store(0, STOP_CLOCK, self._common_clock())
-        standing = [mail.first[w][STOPPED] for w in np.flatnonzero(mail.live)]
+        standing = [mail.first[w][STOPPED] for w in live]
         if any(s >> STOPPED_BITS < self._serial for s in standing):
             return False
         clocks = [s & (1 << STOPPED_BITS) - 1 for s in standing]
         if self._common and len(set(clocks)) > 1:
             return False
-        return quiet and [int(c) for c in mail.clocks[mail.live]] == clocks and self._folded(floors)
+        return quiet and [mail.clocks[w] for w in live] == clocks and self._folded(floors)
 
     @property
     def _common(self) -> bool:
@@ -164,11 +168,13 @@ class Cuts:
         return any(table.staleness is not None for table in self._plan.layout.tables)
 
     def _common_clock(self) -> int:
-        return int(self._mail.clocks[self._mail.live].max()) if self._common else 0
+        if not self._common:
+            return 0
+        return max(c for c, live in zip(self._mail.clocks, self._mail.live, strict=True) if live)
 
-    def _folded(self, floors: np.ndarray) -> bool:
+    def _folded(self, floors: list[int]) -> bool:
         """Whether every table has come as far as its workers."""
-        return bool(floors.min(initial=NEVER) >= int(self._mail.clocks[self._mail.live].min()))
+        return min(floors, default=NEVER) >= self._mail.slowest()
 
     def _shard_saved(self) -> None:
         if self._store.index != 0:

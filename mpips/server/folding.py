@@ -47,9 +47,9 @@ def fold_block(transport: Transport, plan: Plan, store: Store, job: Job) -> int:
     return (block.stop - block.start) * store.table(job.table).np_dtype.itemsize
 
 
-def acknowledge(transport: Transport, plan: Plan, store: Store, pushes: list[Push], table: int) -> None:
-    """Tell the workers that their pushes of `table` are published and the mailbox halves free."""
-    transport.sync()
-    for push in pushes:
-        transport.store(store.index, plan.words.ack(push.worker) + table, push.number)
+def acknowledge(transport: Transport, plan: Plan, store: Store, jobs: list[Job]) -> None:
+    """Tell the workers that the pushes of these folds are published and their mailbox halves free; after the floors."""
+    for job in jobs:
+        for push in job.pushes:
+            transport.store(store.index, plan.words.ack(push.worker) + job.table, push.number)
     transport.sync()

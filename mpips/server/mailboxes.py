@@ -8,17 +8,20 @@ the pushes that belong to it. A SAVE word precedes the clock that it speaks of, 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from mpips.transport.base import Array, Transport
+from mpips.transport.base import Transport
 from mpips.transport.plan import Plan
 from mpips.transport.words import CLIENT_WORDS as WORDS
 from mpips.transport.words import CLOCK, COMMIT, END, NEVER, WORD
 
+FEW = 32  # tables; so many are looked at faster without NumPy
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class Push:
     """One table's part of a committed push."""
 
@@ -33,83 +36,99 @@ class Mailboxes:
     """The workers' progress as one server sees it.
 
     Attributes:
-        clocks: (workers,) int64, clocks completed; `final` once a worker has ended.
-        live: (workers,) bool.
+        clocks: clocks completed, by worker; `final` once it has ended.
+        live: whether it has not ended, by worker.
+        heads: for each table, by worker, the clock of the oldest push not yet folded; `NEVER` if there is none.
         first, rows: each client's words, as read before and after the sync between clock and commit.
-        heads: (tables, workers) int64, clock of the oldest push not yet folded, `NEVER` if there is none.
+        touched: tables that have got a push since the caller last cleared it.
     """
 
-    def __init__(self, transport: Transport, plan: Plan, index: int, clocks: Array) -> None:
+    def __init__(self, transport: Transport, plan: Plan, index: int, clocks: Sequence[int]) -> None:
         self._transport = transport
         self._plan = plan
         self._index = index
         self._commits = [0] * plan.workers
-        self.clocks = clocks
-        self.live = np.ones(plan.workers, bool)
-        self.heads: Array = np.full((0, plan.workers), NEVER, np.int64)
+        self._at = [plan.words.client(k) for k in range(plan.clients)]
+        self.clocks = list(clocks)
+        self.live = [True] * plan.workers
+        self.heads: list[list[int]] = []
         self.waiting: list[list[deque[Push]]] = []
         self.first: list[list[int]] = [[0] * WORDS for _ in range(plan.clients)]
         self.rows: list[list[int]] = [[0] * WORDS for _ in range(plan.clients)]
+        self.touched: set[int] = set()
         self.grow()
 
     def grow(self) -> None:
         """Make room for tables that were added to the plan."""
-        new = len(self._plan.layout.tables) - len(self.waiting)
-        self.waiting += [[deque() for _ in range(self._plan.workers)] for _ in range(new)]
-        self.heads = np.vstack([self.heads, np.full((new, self._plan.workers), NEVER, np.int64)])
+        for _ in range(len(self._plan.layout.tables) - len(self.waiting)):
+            self.waiting.append([deque() for _ in range(self._plan.workers)])
+            self.heads.append([NEVER] * self._plan.workers)
 
-    def scan(self) -> bool:
-        """Look at every client's words; return whether anything was new."""
-        t, me, words = self._transport, self._index, self._plan.words
-        first = [t.row(me, words.client(k), WORDS) for k in range(self._plan.clients)]
+    def scan(self) -> tuple[bool, bool]:
+        """Look at every client's words; return whether anything was new, and whether that was a clock or an end."""
+        t, me = self._transport, self._index
+        first = [t.row(me, at, WORDS) for at in self._at]
         t.sync()
-        rows = [t.row(me, words.client(k), WORDS) for k in range(self._plan.clients)]
+        rows = [t.row(me, at, WORDS) for at in self._at]
         if first == self.first and rows == self.rows:
-            return False
+            return False, False
         self.first, self.rows = first, rows
         t.sync()
+        moved = False
         for worker in range(self._plan.workers):
             if rows[worker][COMMIT] != self._commits[worker]:
                 self._take(worker, rows[worker][COMMIT])
             end = first[worker][END]
-            self.clocks[worker] = end - 1 if end else first[worker][CLOCK]
-            self.live[worker] = not end
-        return True
+            clock = end - 1 if end else max(first[worker][CLOCK], self.clocks[worker])  # a resumed worker's is 0 at first
+            if clock != self.clocks[worker] or self.live[worker] == bool(end):
+                self.clocks[worker], self.live[worker], moved = clock, not end, True
+        return True, moved
 
     def _take(self, worker: int, commit: int) -> None:
         """Queue the pushes of `worker` up to `commit`, in order; a stamp above it belongs to a push still under way."""
-        tables = len(self.waiting)
+        tables, seen = len(self.waiting), self._commits[worker]
         memory = self._transport.mapped(self._index)
         assert memory is not None
         at = self._plan.words.stamp(worker, 0, 0) * WORD
-        stamps = memory[at : at + tables * 4 * WORD].view(np.int64).reshape(tables, 2, 2)
-        numbers = stamps[:, :, 0]
-        found = np.argwhere((numbers > self._commits[worker]) & (numbers <= commit))
-        for table, half in sorted(found.tolist(), key=lambda cell: int(numbers[cell[0], cell[1]])):
-            number, packed = int(stamps[table, half, 0]), int(stamps[table, half, 1])
-            push = Push(worker, number, packed >> 1, half, bool(packed & 1))
+        stamps = memory[at : at + tables * 4 * WORD].view(np.int64).reshape(-1, 2)  # number, packed; by table and half
+        if tables <= FEW:
+            cells = [(n, i, p) for i, (n, p) in enumerate(stamps.tolist()) if seen < n <= commit]
+        else:
+            numbers = stamps[:, 0]
+            found = np.flatnonzero((numbers > seen) & (numbers <= commit))
+            cells = list(zip(numbers[found].tolist(), found.tolist(), stamps[found, 1].tolist(), strict=True))
+        for number, cell, packed in sorted(cells):
+            table = cell >> 1
+            push = Push(worker, number, packed >> 1, cell & 1, bool(packed & 1))
             self.waiting[table][worker].append(push)
-            if self.heads[table, worker] == NEVER:
-                self.heads[table, worker] = push.clock
+            self.touched.add(table)
+            if self.heads[table][worker] == NEVER:
+                self.heads[table][worker] = push.clock
         self._commits[worker] = commit
 
-    def pop(self, table: int, worker: int) -> Push:
-        """Take the oldest push of a worker to a table."""
+    def pop(self, table: int, worker: int) -> None:
+        """Drop the oldest push of a worker to a table: it is published."""
         queue = self.waiting[table][worker]
-        push = queue.popleft()
-        self.heads[table, worker] = queue[0].clock if queue else NEVER
-        return push
+        queue.popleft()
+        self.heads[table][worker] = queue[0].clock if queue else NEVER
 
-    def commits(self, worker: int) -> int:
-        """Last commit number seen of a worker."""
-        return self._commits[worker]
+    @property
+    def quiet(self) -> bool:
+        """Whether every push has been folded."""
+        return not any(queue for queues in self.waiting for queue in queues)
 
-    def reached(self) -> Array:
-        """Clocks completed by each worker; one that has ended holds nobody back."""
-        return np.where(self.live, self.clocks, NEVER)
+    def ended(self) -> bool:
+        """Whether no worker lives."""
+        return not any(self.live)
+
+    def slowest(self) -> int:
+        """Smallest clock of the live workers; `NEVER` if there is none."""
+        return min((c for c, live in zip(self.clocks, self.live, strict=True) if live), default=NEVER)
+
+    def reached(self) -> list[int]:
+        """Clocks completed, by worker; one that has ended holds nobody back."""
+        return [c if live else NEVER for c, live in zip(self.clocks, self.live, strict=True)]
 
     def horizon(self) -> int:
         """No clock from this one on can have a push: the furthest a live worker may push in, or an ended one has."""
-        return int(np.max(self.clocks + self.live, initial=0))
-
-
+        return max((c + live for c, live in zip(self.clocks, self.live, strict=True)), default=0)

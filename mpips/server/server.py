@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -12,11 +13,12 @@ from mpips.server.folding import Job, acknowledge, fold_block
 from mpips.server.mailboxes import Mailboxes
 from mpips.server.saving import Restored, Saver
 from mpips.server.store import Store
-from mpips.transport.base import Array, Transport
+from mpips.transport.base import Transport
 from mpips.transport.plan import Plan
 from mpips.transport.words import BARRIER, BARRIER_FLOOR, DONE, END, HELD, HOLD, NEVER
 
 SLICE = 2 << 20  # bytes folded before the mailboxes and MPI are looked at again
+CALL = 64 << 10  # bytes that could be folded while a fold is called
 
 
 class Server:
@@ -34,50 +36,61 @@ class Server:
         self._transport = transport
         self._plan = plan
         self._store = Store(transport, plan, index, seed=seed, engine=engine, restored=restored)
-        started = np.array(clocks if len(clocks) else [0] * plan.workers, np.int64)
-        self._mail = Mailboxes(transport, plan, index, started)
+        self._mail = Mailboxes(transport, plan, index, clocks if len(clocks) else [0] * plan.workers)
         self._cuts = Cuts(transport, plan, self._store, self._mail, saver, every=every, at_end=at_end)
         self._catalogue = Catalogue(transport, plan, index)
         self._restored = restored
-        self._jobs: list[Job] = []
-        self._held: dict[int, int] = {}  # client -> table
+        self._jobs: deque[Job] = deque()
+        self._held: dict[int, tuple[int, int]] = {}  # client -> its HOLD word, table
+        self._freed: list[int] = []  # tables that were held until now
+        self._barrier = -1
+        self._spare = plan.words.tables > len(plan.layout.tables)  # whether tables can be created later
+        self._floors: list[int] = []
+        self._raised: list[int] = []  # tables whose floor is higher than the one published
+        self._lockstep: list[bool] = []
+        self._busy: list[bool] = []  # a fold is under way
         self._done = False
         self._grow()
 
     def _grow(self) -> None:
         """Take the plan's tables into the arrays that go by table."""
         tables = self._plan.layout.tables
-        t, words = self._transport, self._plan.words
-        self._floors: Array = t.loads(self.index, words.floor, len(tables))
-        self._lockstep = np.array([table.staleness == 0 for table in tables], bool)
-        self._busy = np.zeros(len(tables), bool)
-        for job in self._jobs:
-            self._busy[job.table] = True
+        floor, known = self._plan.words.floor, len(self._floors)
+        self._floors += self._transport.row(self.index, floor + known, len(tables) - known)
+        self._lockstep += [table.staleness == 0 for table in tables[known:]]
+        self._busy += [False] * (len(tables) - known)
         self._mail.grow()
-        t.sync()
+        self._transport.sync()
 
     def step(self) -> bool:
         """Do a slice of work; return whether there was any."""
-        if self._mail.scan():
+        mail, done = self._mail, False
+        news, moved = mail.scan()
+        if news:
             self._cuts.look()
             self._answer_words()
-            news = True
-        else:
-            news = False
-        new = self._catalogue.grow()
+        new = self._catalogue.grow() if self._spare else []
         if new:
-            for number in new:
-                self._store.add(number, self._saved(number))
-                self._transport.store(self.index, self._plan.words.floor + number, self._start_clock())
-            self._grow()
-            self._catalogue.announce()
-        if news or new:
-            self._advance()
-        worked = self._work()
-        cut = self._cuts.step(self._floors, not self._jobs and bool((self._mail.heads == NEVER).all()))
-        if cut:
-            self._advance()  # a cut that is taken lets folds go on
-        return news or bool(new) or worked or cut or self._finish()
+            self._create(new)
+        if moved or new:
+            self._advance(range(len(self._floors)))
+        elif news:
+            self._advance([*mail.touched, *self._freed])
+        mail.touched.clear()
+        self._freed.clear()
+        done = self._work()
+        if self._cuts.wanted and self._cuts.step(self._floors, not self._jobs and mail.quiet):
+            self._advance(range(len(self._floors)))  # a cut that is taken lets folds go on
+            done = True
+        return news or bool(new) or done or self._finish()
+
+    def _create(self, new: list[int]) -> None:
+        """Add tables that were created later."""
+        for number in new:
+            self._store.add(number, self._saved(number))
+            self._transport.store(self.index, self._plan.words.floor + number, self._start_clock())
+        self._grow()
+        self._catalogue.announce()
 
     @property
     def finished(self) -> bool:
@@ -94,55 +107,69 @@ class Server:
 
     def _start_clock(self) -> int:
         """Floor of a table created now: no clock before the slowest worker's can have a push of it."""
-        return int(self._mail.clocks.min(initial=NEVER))
+        return self._mail.slowest() if not self._mail.ended() else max(self._mail.clocks, default=0)
 
     def _answer_words(self) -> None:
         """Barriers, holds and requests for tables."""
-        t, words, rows = self._transport, self._plan.words, self._mail.rows
+        rows = self._mail.rows
         count = min((rows[w][BARRIER] for w in range(self._plan.workers) if self._mail.live[w]), default=NEVER)
-        t.store(self.index, BARRIER_FLOOR, count)
-        self._catalogue.answer(rows)
-        for client, row in enumerate(rows):
+        if count != self._barrier:
+            self._barrier = count
+            self._transport.store(self.index, BARRIER_FLOOR, count)
+        if self._spare:
+            self._catalogue.answer(rows)
+        self._answer_holds()
+
+    def _answer_holds(self) -> None:
+        """Put the clients' holds in force where no fold is under way, and end those that were given up."""
+        t, words = self._transport, self._plan.words
+        for client, row in enumerate(self._mail.rows):
             hold = row[HOLD]
+            if client in self._held and self._held[client][0] != hold:  # given up, maybe for another one already
+                self._freed.append(self._held.pop(client)[1])
             table = (hold & 0xFFFFFFFF) - 1
-            if table < 0:
-                self._held.pop(client, None)
-            elif table < self._busy.size and client not in self._held and not self._busy[table]:
-                self._held[client] = table
+            if 0 <= table < len(self._busy) and client not in self._held and not self._busy[table]:
+                self._held[client] = hold, table
                 t.store(self.index, words.reply(client) + HELD, hold)
 
-    def _advance(self) -> None:
-        """Raise floors over clocks in which nobody pushed, and start the folds that are due."""
-        mail, floors = self._mail, self._floors
-        reached, heads = mail.reached(), mail.heads
-        before = floors.copy()
-        behind = np.minimum(reached, heads).min(axis=1, initial=NEVER)  # no worker has anything to say before this clock
-        idle = ~self._busy
-        ceiling = np.where(self._lockstep, min(mail.horizon(), self._cuts.limit), int(mail.clocks.max(initial=0)))
-        rise = idle & (behind > floors)
-        floors[rise] = np.maximum(floors, np.minimum(behind, ceiling))[rise]
-        mine = heads == floors[:, None]
-        ready = ((reached > floors[:, None]) | mine).all(axis=1) & mine.any(axis=1) & (floors < ceiling)
-        due = np.where(self._lockstep, ready, (heads < NEVER).any(axis=1)) & idle
-        for table in np.flatnonzero(due).tolist():
-            if table not in self._held.values():
+    def _advance(self, tables: Iterable[int]) -> None:
+        """Raise floors over clocks in which nobody pushed, and start the folds that are due, of some tables."""
+        mail = self._mail
+        reached, far = mail.reached(), max(mail.clocks, default=0)
+        lowest, ceiling = min(reached, default=NEVER), min(mail.horizon(), self._cuts.limit)
+        held = {table for _, table in self._held.values()}
+        for table in tables:
+            if self._busy[table]:
+                continue
+            heads, floor = mail.heads[table], self._floors[table]
+            first = min(heads, default=NEVER)
+            behind = min(lowest, first)  # nobody has anything to say before this clock
+            top = ceiling if self._lockstep[table] else far
+            if behind > floor and top > floor:
+                floor = self._floors[table] = min(behind, top)
+                self._raised.append(table)
+            if self._lockstep[table]:
+                due = first == floor < top and all(r > floor or h == floor for r, h in zip(reached, heads, strict=True))
+            else:
+                due = first < NEVER
+            if due and table not in held:
                 self._start(table)
-        self._publish_floors(before)
+        self._publish_floors()
 
     def _start(self, table: int) -> None:
         """Begin the fold of the next clock (BSP) or of the oldest push (SSP, ASP) of a table."""
         mail = self._mail
         scale = 1.0
         if self._lockstep[table]:
-            clock = schedule = int(self._floors[table])
-            pushes = [mail.waiting[table][int(w)][0] for w in np.flatnonzero(mail.heads[table] == clock)]
+            clock = schedule = self._floors[table]
+            pushes = [mail.waiting[table][w][0] for w, head in enumerate(mail.heads[table]) if head == clock]
             if self._store.table(table).combine == "mean":
-                scale = 1.0 / int(np.sum(mail.live | (mail.clocks > clock)))
+                scale = 1.0 / sum(live or c > clock for c, live in zip(mail.clocks, mail.live, strict=True))
         else:
-            worker = int(np.argmin(mail.heads[table]))
-            pushes = [mail.waiting[table][worker][0]]
+            heads = mail.heads[table]
+            pushes = [mail.waiting[table][heads.index(min(heads))][0]]
             clock = pushes[0].clock
-            schedule = int(mail.clocks[mail.live].min()) if mail.live.any() else clock
+            schedule = clock if mail.ended() else mail.slowest()
         changes = any(not p.void for p in pushes)  # a clock in which every push was void changes nothing
         todo = self._store.blocks[table][::-1] if changes else []
         self._busy[table] = True
@@ -152,42 +179,51 @@ class Server:
         """Fold blocks of the running jobs, in turn, until a slice is done."""
         if not self._jobs:
             return False
-        left, ended = SLICE, False
+        left, ended = SLICE, []
         while self._jobs and left > 0:
-            job = self._jobs.pop(0)
+            job = self._jobs.popleft()
             if job.todo:
-                left -= max(fold_block(self._transport, self._plan, self._store, job), 1024)
+                left -= fold_block(self._transport, self._plan, self._store, job) + CALL
             if job.todo:
                 self._jobs.append(job)
             else:
-                self._end(job)
-                ended = True
+                ended.append(job)
         if ended:
-            self._answer_words()
-            self._advance()
+            self._end(ended)
         return True
 
-    def _end(self, job: Job) -> None:
-        before = self._floors.copy()
-        for push in job.pushes:
-            self._mail.pop(job.table, push.worker)
-        self._busy[job.table] = False
-        if self._lockstep[job.table]:
-            self._floors[job.table] = job.clock + 1
-        self._publish_floors(before)
-        acknowledge(self._transport, self._plan, self._store, job.pushes, job.table)
+    def _end(self, jobs: list[Job]) -> None:
+        """Publish floors, then acknowledgements, of folds whose blocks are all published; begin what they let go on."""
+        for job in jobs:
+            for push in job.pushes:
+                self._mail.pop(job.table, push.worker)
+            self._busy[job.table] = False
+            if self._lockstep[job.table]:
+                self._floors[job.table] = job.clock + 1
+                self._raised.append(job.table)
+        self._publish_floors()
+        acknowledge(self._transport, self._plan, self._store, jobs)
+        self._answer_holds()
+        self._advance([job.table for job in jobs])
 
-    def _publish_floors(self, before: Array) -> None:
-        changed = np.flatnonzero(self._floors != before)
-        if changed.size:
-            lo, hi = int(changed[0]), int(changed[-1]) + 1
-            self._transport.sync()
-            self._transport.stores(self.index, self._plan.words.floor + lo, self._floors[lo:hi])
-            self._transport.sync()
+    def _publish_floors(self) -> None:
+        """Write the floors that were raised; their blocks were published before."""
+        raised = self._raised
+        if not raised:
+            return
+        t, at = self._transport, self._plan.words.floor
+        t.sync()
+        lo, hi = min(raised), max(raised) + 1
+        if hi - lo == 1:
+            t.store(self.index, at + lo, self._floors[lo])
+        else:
+            t.stores(self.index, at + lo, np.array(self._floors[lo:hi], np.int64))
+        t.sync()
+        self._raised = []
 
     def _finish(self) -> bool:
         """Say that all is published, once every worker has ended."""
-        if self._done or self._mail.live.any() or self._jobs or (self._mail.heads < NEVER).any() or not self._cuts.idle:
+        if self._done or not self._mail.ended() or self._jobs or not self._mail.quiet or not self._cuts.idle:
             return False
         self._done = True
         self._transport.store(self.index, DONE, 1)

@@ -24,7 +24,7 @@ Written by another server
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mpips.layout import align
 
@@ -71,7 +71,7 @@ NEVER = 1 << 62  # a clock that no worker reaches
 
 @dataclass(frozen=True)
 class Words:
-    """Word indices, the same on every server."""
+    """Word indices, the same on every server. Computed once: verbs ask for them all the time."""
 
     workers: int
     clients: int
@@ -79,52 +79,61 @@ class Words:
     tables: int  # room for tables, later ones included
     blocks: int  # room for blocks on the server that has the most
 
-    @property
-    def server(self) -> int:
-        """First of the server's own single words."""
-        return 0
+    def __post_init__(self) -> None:
+        stamps, arrivals = _lines(self.tables * 4), _lines(self.blocks * 2)
+        sections = {  # name -> words in it
+            "server": LINE, "floor": _lines(self.tables), "_ack": self.workers * _lines(self.tables),
+            "_reply": self.clients * LINE, "_block": _lines(self.blocks * BLOCK_WORDS), "_peer": self.servers * LINE,
+            "_client": self.clients * (LINE + stamps + arrivals),
+        }
+        at = 0
+        for name, size in sections.items():
+            object.__setattr__(self, name, at)
+            at += size
+        object.__setattr__(self, "count", at)
+        object.__setattr__(self, "_tables", _lines(self.tables))
+        object.__setattr__(self, "_arrivals", LINE + stamps)
+        object.__setattr__(self, "_client_size", LINE + stamps + arrivals)
 
-    @property
-    def floor(self) -> int:
-        """FLOOR of table 0; the others follow."""
-        return LINE
+    server: int = field(init=False)  # first of the server's own single words
+    floor: int = field(init=False)  # FLOOR of table 0; the others follow
+    count: int = field(init=False)  # number of words in all
+    _ack: int = field(init=False)
+    _reply: int = field(init=False)
+    _block: int = field(init=False)
+    _peer: int = field(init=False)
+    _client: int = field(init=False)
+    _tables: int = field(init=False)
+    _arrivals: int = field(init=False)
+    _client_size: int = field(init=False)
 
     def ack(self, worker: int) -> int:
         """ACK of table 0 for this worker; the other tables follow."""
-        return self.floor + _lines(self.tables) + worker * _lines(self.tables)
+        return self._ack + worker * self._tables
 
     def reply(self, client: int) -> int:
         """Line of the server's words for one client: HELD, SAVE_SEEN, SAVE_DONE, CREATE_DONE."""
-        return self.ack(self.workers) + client * LINE
+        return self._reply + client * LINE
 
     def block(self, slot: int) -> int:
         """First of the words of a block."""
-        return self.reply(self.clients) + slot * BLOCK_WORDS
+        return self._block + slot * BLOCK_WORDS
 
     def peer(self, server: int) -> int:
         """First of the words that another server writes here."""
-        return self.reply(self.clients) + _lines(self.blocks * BLOCK_WORDS) + server * LINE
+        return self._peer + server * LINE
 
     def client(self, client: int) -> int:
         """First of the words of a client."""
-        return self.peer(self.servers) + client * self._client_size
+        return self._client + client * self._client_size
 
     def stamp(self, client: int, table: int, half: int) -> int:
         """First of the two words that describe a mailbox half of one table."""
-        return self.client(client) + LINE + (table * 2 + half) * 2
+        return self._client + client * self._client_size + LINE + (table * 2 + half) * 2
 
     def arrival(self, client: int, slot: int, half: int) -> int:
         """Reserved: number of the push whose block has arrived in this half."""
-        return self.client(client) + LINE + _lines(self.tables * 4) + slot * 2 + half
-
-    @property
-    def _client_size(self) -> int:
-        return LINE + _lines(self.tables * 4) + _lines(self.blocks * 2)
-
-    @property
-    def count(self) -> int:
-        """Number of words in all."""
-        return self.client(self.clients)
+        return self._client + client * self._client_size + self._arrivals + slot * 2 + half
 
     def owned(self, server: int) -> list[tuple[int, int]]:
         """Ranges of words that server `server` itself writes in its own window."""
@@ -144,15 +153,26 @@ def _lines(words: int) -> int:
 
 @dataclass(frozen=True)
 class Map:
-    """Byte offsets in the window of one server whose shard has `nbytes` bytes (spare space included)."""
+    """Byte offsets in the window of one server whose shard has `nbytes` bytes (spare space included).
+
+    Attributes:
+        catalogue: first byte of the descriptions of tables created later.
+        region: bytes of one copy or half; a whole number of pages, so that no two writers share one.
+        size: bytes of the whole window.
+    """
 
     words: Words
     nbytes: int
+    catalogue: int = field(init=False)
+    region: int = field(init=False)
+    size: int = field(init=False)
+    _copies: int = field(init=False)
 
-    @property
-    def catalogue(self) -> int:
-        """First byte of the descriptions of tables created later."""
-        return self.words.count * WORD
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "catalogue", self.words.count * WORD)
+        object.__setattr__(self, "region", align(self.nbytes, 4096))
+        object.__setattr__(self, "_copies", align(self.spool(self.words.clients), 4096))
+        object.__setattr__(self, "size", self.mailbox(self.words.workers, 0))
 
     def spool(self, client: int) -> int:
         """First byte of this client's request."""
@@ -160,18 +180,8 @@ class Map:
 
     def copy(self, number: int) -> int:
         """First byte of copy 0 or 1."""
-        return align(self.spool(self.words.clients), 4096) + number * self.region
+        return self._copies + number * self.region
 
     def mailbox(self, worker: int, half: int) -> int:
         """First byte of a mailbox half."""
-        return self.copy(2) + (2 * worker + half) * self.region
-
-    @property
-    def region(self) -> int:
-        """Bytes of one copy or half; a whole number of pages, so that no two writers share one."""
-        return align(self.nbytes, 4096)
-
-    @property
-    def size(self) -> int:
-        """Bytes of the whole window."""
-        return self.mailbox(self.words.workers, 0)
+        return self._copies + (2 + 2 * worker + half) * self.region

@@ -23,6 +23,8 @@ class TableState:
         halves: number of the push that last filled each mailbox half (0: none).
         pushes: pushes made, so that the next goes to half `pushes % 2`.
         newest: number and clock of the last push.
+        earlier: number of the last push of a clock before that one.
+        filling: whether `gradients()` has given its next mailbox half away.
         closed: the clock for which it is closed (staleness 0), -1 if none.
         sum: what `push(more=True)` has added up.
     """
@@ -33,8 +35,22 @@ class TableState:
     halves: list[int] = field(default_factory=lambda: [0, 0])
     pushes: int = 0
     newest: tuple[int, int] = (0, -1)
+    earlier: int = 0
+    filling: bool = False
     closed: int = -1
     sum: Array | None = None
+
+    def pushed(self, number: int, clock: int) -> None:
+        """Take note of a push that is committed."""
+        if self.newest[1] < clock:
+            self.earlier = self.newest[0]
+        self.newest = (number, clock)
+        self.halves[self.pushes & 1] = number
+        self.pushes += 1
+
+    def before(self, clock: int) -> int:
+        """Number of the last push that belongs to a clock before this one, 0 if there is none (`clock` is the current one)."""
+        return self.newest[0] if self.newest[1] < clock else self.earlier
 
 
 @dataclass

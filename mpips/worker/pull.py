@@ -2,7 +2,7 @@
 
 Versions, sync, data, sync, begin-marks: a block read from the copy of version v is whole if no fold beyond v + 1 has begun. A
 worker of a table with staleness 0 reads the copy whose TICK says that it is of its clock; that copy cannot change while the worker
-stays in the clock. Everybody else reads the newest. A table with staleness 0 is never torn between blocks either: a reader takes
+stays in the clock. The words of a block need not come from one moment, so TICK is looked at again with the begin-mark. Everybody else reads the newest. A table with staleness 0 is never torn between blocks either: a reader takes
 one clock for all of them. After two retries the client holds the table (HOLD) on the servers that it still needs.
 """
 
@@ -30,6 +30,7 @@ class Pull:
         self._states = states
         self._outs = outs
         self.now = link.now
+        self._own = [0 if s.table.staleness == 0 else s.before(link.now) for s in states]  # pushes that must be published
         self._ready = False
         self.done = False
 
@@ -65,10 +66,8 @@ class Pull:
         if link.reader or self._ready:
             return True
         t, words = link.transport, link.plan.words
-        for state in self._states:
+        for state, own in zip(self._states, self._own, strict=True):
             need = -1 if state.table.staleness is None else self.now - state.table.staleness
-            number, clock = state.newest
-            own = number if state.table.staleness != 0 and clock < self.now else 0
             for run in state.runs:
                 if need > 0 and t.load(run.server, words.floor + state.number) < need:
                     return False
@@ -143,6 +142,8 @@ class Pull:
             server = group[0].server
             marks = t.loads(server, plan.words.block(group[0].slot), len(group) * BLOCK_WORDS).reshape(-1, BLOCK_WORDS)
             whole = (versions >= 0) & (marks[:, BEGIN] <= versions + 1)
+            if clock is not None:
+                whole &= marks[np.arange(len(marks)), TICK0 + (versions & 1)] <= clock
             if not whole.all():
                 bad += [group[i] for i in np.flatnonzero(~whole)]
         return bad

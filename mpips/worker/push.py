@@ -26,6 +26,7 @@ class Push:
         self._gradients = gradients
         self.number = 0  # of the commit, once committed
         self.clock = link.now
+        self.failure: NonFiniteGradient | None = None  # it will never be committed
         for state in states:
             check_open(link, state)
         for state in states:
@@ -39,7 +40,7 @@ class Push:
 
     def advance(self) -> bool:
         """Go on as far as possible without waiting; return whether it is committed."""
-        if not self.committed and self.ready():
+        if not self.committed and (self.failure or self.ready()):
             self._send()
         return self.committed
 
@@ -50,7 +51,8 @@ class Push:
     def wait(self) -> None:
         """Advance until it is committed."""
         if not self.committed:
-            wait_half(self._link, self._states)
+            if not self.failure:
+                wait_half(self._link, self._states)
             self._send()
 
     def applied(self) -> bool:
@@ -80,9 +82,13 @@ class Push:
     def _send(self) -> None:
         link = self._link
         begin = time.perf_counter()
+        if self.failure:
+            raise self.failure
         try:
             voids = [self._write(state, gradient) for state, gradient in zip(self._states, self._gradients, strict=True)]
-        except NonFiniteGradient:
+        except NonFiniteGradient as error:
+            self.failure = error
+            link.all_flush()  # what has left already must not land on top of the push that comes instead
             for state in self._states:  # nothing was committed: another gradient may be pushed instead
                 state.closed = -1
             raise
@@ -94,9 +100,7 @@ class Push:
         link.tell_all(COMMIT, number)
         self.number = number
         for state, void in zip(self._states, voids, strict=True):
-            state.halves[state.pushes & 1] = number
-            state.pushes += 1
-            state.newest = (number, self.clock)
+            state.pushed(number, self.clock)
             link.stats["push_bytes"] += 0 if void else state.table.nbytes
         link.stats["pushes"] += len(voids)
         link.stats["push_seconds"] += time.perf_counter() - begin
@@ -155,7 +159,9 @@ def wait_half(link: Link, states: Sequence[TableState]) -> None:
 
 
 def check_open(link: Link, state: TableState) -> None:
-    """Raise ProtocolError if the table takes no more pushes in this clock."""
+    """Raise ProtocolError if the table takes no push now, or no more in this clock."""
+    if state.filling:
+        raise ProtocolError(f"table '{state.table.name}': a push inside `with gradients('{state.table.name}')`")
     if state.closed == link.now:
         raise ProtocolError(f"table '{state.table.name}' is closed for clock {link.now}: it has been pushed already "
                             "(push with more=True adds up several)")

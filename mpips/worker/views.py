@@ -7,7 +7,7 @@ from types import TracebackType
 import numpy as np
 
 from mpips.transport.base import Array
-from mpips.transport.words import BLOCK_WORDS
+from mpips.transport.words import BLOCK_WORDS, VERSION
 from mpips.worker.link import Link, TableState
 from mpips.worker.pull import Pull, chosen
 from mpips.worker.push import Push, check_open, wait_half
@@ -48,8 +48,11 @@ class View:
         if whole is None:
             return None
         t, plan, run = self._link.transport, self._link.plan, self._state.runs[0]
+        first = t.loads(run.server, plan.words.block(run.slot), len(run.blocks) * BLOCK_WORDS).reshape(-1, BLOCK_WORDS)
+        t.sync()
         marks = t.loads(run.server, plan.words.block(run.slot), len(run.blocks) * BLOCK_WORDS).reshape(-1, BLOCK_WORDS)
         t.sync()
+        marks[:, VERSION] = first[:, VERSION]  # a TICK read after the version is at least as new
         versions = chosen(marks, self._link.now)
         copies = versions & 1
         if (versions < 0).any() or (copies != copies[0]).any():
@@ -79,10 +82,12 @@ class Gradients:
             wait_half(link, [state])
             run = state.runs[0]
             values = _piece(whole, link.plan.maps[run.server].mailbox(link.index, state.pushes & 1) + run.offset, state)
+        state.filling = True
         self._values = values
         return values.reshape(state.table.shape)
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self._state.filling = False
         if kind is None:
             Push(self._link, [self._state], [None if self.zero_copy else self._values]).wait()
 

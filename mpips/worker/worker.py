@@ -42,6 +42,7 @@ class Client:
         self._link = link
         self._device = device
         self._outstanding: deque[Push] = deque()
+        self._reading: list[Pull] = []  # begun, of tables with staleness 0
         self.index = link.index - (link.plan.workers if link.reader else 0)
         self.workers = link.plan.workers
         self.role = "reader" if link.reader else "worker"
@@ -95,6 +96,8 @@ class Client:
         self._link.boundary()
         targets = [self._target(state, array) for state, array in zip(states, given, strict=True)]
         pull = Pull(self._link, states, [flat for flat, _ in targets])
+        if any(state.table.staleness == 0 for state in states):
+            self._reading = [p for p in self._reading if not p.done] + [pull]
 
         def result() -> Any:
             arrays = [self._deliver(state, flat, array) for state, (flat, array) in zip(states, targets, strict=True)]
@@ -246,17 +249,22 @@ class Worker(Client):
     def gradients(self, table: str) -> Gradients:
         """Return a context whose value is an array to write the gradient to; pushed when the block ends without an exception."""
         state = self._state(table)
+        if state.sum is not None:
+            raise UsageError(f"table '{table}': gradients() after push(more=True); the last push must be without more")
         self._link.boundary()
         self._settle()
         return Gradients(self._link, state)
 
     def clock(self) -> int:
-        """End this worker's step and return the new clock; waits only for pushes that were begun by `ipush`."""
+        """End this worker's step and return the new clock; waits only for what was begun by `ipush` or `ipull`."""
         for state in self._link.tables.values():
             if state.sum is not None:
                 raise UsageError(f"table '{state.table.name}': clock() after push(more=True); the last push must be without more")
         self._link.boundary()
         self._settle()
+        for pull in self._reading:
+            pull.wait()  # the copy of this clock may be written over once this worker is in the next
+        self._reading = []
         return self._clocks.tick()
 
     def barrier(self) -> None:
@@ -324,8 +332,9 @@ class Worker(Client):
     def _settle(self) -> None:
         """Commit the pushes that were begun, in their order: commit numbers have no gaps."""
         while self._outstanding:
-            self._outstanding[0].wait()
-            self._outstanding.popleft()
+            push = self._outstanding.popleft()
+            if not push.failure:  # else whoever holds the handle has been told
+                push.wait()
 
     def _flat(self, state: TableState, gradient: Any) -> Array:
         """Return the gradient as a flat contiguous host array after checking it."""

@@ -1,4 +1,4 @@
-"""A real Slurm on this machine for the tests of this folder; they are skipped, with the reason, where it cannot start."""
+"""A real Slurm for the tests of this folder; they are skipped, with the reason, where it cannot start."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Job:
         end = time.monotonic() + limit
         while time.monotonic() < end:
             state = self.field("JobState")
-            if state in ENDED and self.field("Requeue") != "":
+            if state in ENDED:
                 return f"{state} {self.field('ExitCode').split(':')[0]}"
             time.sleep(0.5)
         raise AssertionError(f"job {self.number} is {self.field('JobState')} after {limit} s: {self}")
@@ -52,7 +52,8 @@ class Job:
                 values = dict(word.partition(b"=")[::2] for word in (entry / "environ").read_bytes().split(b"\0"))
             except OSError:  # it has ended
                 continue
-            if values.get(b"SLURM_JOB_ID") == str(self.number).encode() and b"train" in command and b"-m" in command[1:2]:
+            here = values.get(b"SLURM_JOB_ID") == str(self.number).encode()
+            if here and command[1:4] == [b"-m", b"mpips", b"train"]:
                 found[int(values.get(b"SLURM_PROCID", b"0"))] = int(entry.name)
         return found
 

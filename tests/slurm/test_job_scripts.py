@@ -1,4 +1,4 @@
-"""The job scripts of slurm/ on a real Slurm: they train, start again after a death or near the time limit, and give up."""
+"""The job scripts of slurm/ on a real Slurm: they train, start again after a death or near the limit, and give up."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def config(cluster: Any, epochs: int) -> str:
     return "train.toml"
 
 
-def train(cluster: Any, scripts: Path, *arguments: str, options: tuple[str, ...] = (), **variables: str) -> Any:
+def train(cluster: Any, scripts: Path, *arguments: str, **variables: str) -> Any:
     size = ("--nodes=2", "--ntasks-per-node=2", "--time=10")
-    return cluster.sbatch(*size, *options, str(scripts / "train.sbatch"), *arguments, PYTHON=sys.executable, **variables)
+    return cluster.sbatch(*size, str(scripts / "train.sbatch"), *arguments, PYTHON=sys.executable, **variables)
 
 
 def saved(cluster: Any) -> list[Path]:

@@ -15,11 +15,12 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(180)]
 
 RIGHT = SRUN.get(vendor(), "pmi2")
 RUN = """
+import numpy as np
 import mpips
 tables = [mpips.Dense("w", shape=(3,), optimizer=mpips.optim.SGD(lr=1.0))]
 
 def work(ps):
-    ps.push("w", [-1.0, -2.0, -3.0])
+    ps.push("w", np.array([-1, -2, -3], "f4"))
     ps.clock()
     return ps.pull("w").tolist()
 
@@ -27,8 +28,8 @@ print(mpips.run(work, tables, servers=2))
 """
 
 
-def srun(cluster: Any, way: str, *program: str, ranks: int = 4) -> Any:
-    return cluster.run(["srun", "--nodes=2", f"--ntasks={ranks}", f"--mpi={way}", sys.executable, *program])
+def srun(cluster: Any, way: str, *program: str) -> Any:
+    return cluster.run(["srun", "--nodes=2", "--ntasks-per-node=2", f"--mpi={way}", sys.executable, *program])
 
 
 def test_the_doctor_sees_two_nodes_and_tries_the_window_between_them(cluster: Any) -> None:
@@ -65,7 +66,8 @@ def test_one_process_in_a_batch_script_is_one_process(cluster: Any) -> None:
 
 
 def test_a_rank_that_fails_ends_the_ranks_of_other_nodes(cluster: Any) -> None:
-    (cluster.folder / "demo.py").write_text(RUN.replace("ps.clock()", "ps.clock()\n    if ps.index == 1:\n        1 / 0"))
+    failing = RUN.replace("ps.clock()", "ps.clock()\n    if ps.index == 1:\n        1 / 0")
+    (cluster.folder / "demo.py").write_text(failing)
     done = srun(cluster, RIGHT, "demo.py")
     assert done.code == (1 if RIGHT == "pmix" else 137), done  # pmi2 loses the code
     assert done.err.count("ZeroDivisionError: division by zero") == 1, done
