@@ -40,7 +40,7 @@ def imported(path: Path) -> Iterator[tuple[str, int]]:
         for name in names:
             parts = name.split(".")
             if parts[0] == "mpips" and len(parts) > 1 and id(node) not in typing:
-                yield parts[1], node.lineno
+                yield parts[1], getattr(node, "lineno", 0)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -3,6 +3,10 @@
 A worker writes the table's description into its spool on server 0 and raises CREATE. Server 0 gives it the next number, appends it
 to the catalogue of every server and raises CATALOGUE there; each server adds the table in its spare space and raises CREATED. The
 layout is a pure function of the tables in their order, so nothing else has to be said. A description is a length word and JSON.
+
+Where cuts are clocks (see `cuts`), a table must be in a cut on all servers or on none. So it says in which clock it was asked for,
+and is made when every worker has come to that clock: then it has no push of an earlier one, and belongs to the cuts of later clocks.
+Those wait for its creator's clock word, so it exists on all servers by then.
 """
 
 from __future__ import annotations
@@ -21,11 +25,15 @@ from mpips.transport.plan import Plan
 from mpips.transport.words import CATALOGUE, CATALOGUE_BYTES, CREATE, CREATE_DONE, CREATED, SPOOL, WORD
 
 
-def encode(table: Dense) -> Array:
-    """Return a table's description as bytes, a length word first, padded to whole words."""
+def encode(table: Dense, since: int = -1) -> Array:
+    """Return a table's description as bytes, a length word first, padded to whole words.
+
+    Args:
+        since: the clock in which it is asked for, -1 if it belongs to every cut.
+    """
     if table.init.values is not None:
         raise UsageError(f"table '{table.name}': init.array is for tables that are given to run(); push to it instead")
-    out = _framed(json.dumps(table.describe()).encode())
+    out = _framed(json.dumps({**table.describe(), "since": since}).encode())
     if out.size > SPOOL:
         raise UsageError(f"table '{table.name}': its description has {out.size} bytes, the limit is {SPOOL}")
     return out
@@ -53,7 +61,7 @@ def table_of(described: dict[str, Any]) -> Dense:
 
 
 class Catalogue:
-    """The server's side; `added` is called with the number of each table that has come to exist."""
+    """The server's side."""
 
     def __init__(self, transport: Transport, plan: Plan, index: int) -> None:
         self._transport = transport
@@ -64,32 +72,34 @@ class Catalogue:
         self._word = plan.words.peer(0) + CATALOGUE
         self._answered = [0] * plan.clients
 
-    def answer(self, rows: list[list[int]]) -> bool:
-        """On server 0: take the clients' requests; return whether there was one."""
-        found = False
+    def answer(self, rows: list[list[int]], slowest: int) -> None:
+        """On server 0: take the clients' requests, one table at a time; call it again when one has come to exist.
+
+        Args:
+            slowest: smallest clock of the live workers.
+        """
+        if self._index != 0:
+            return
         for client in range(self._plan.clients):
             asked = rows[client][CREATE]
-            if self._index == 0 and asked != self._answered[client]:
-                self._answered[client] = asked
-                self._take(client, asked)
-                found = True
-        return found
+            if asked != self._answered[client] and self._transport.load(0, self._word) == self._known:
+                self._take(client, asked, slowest)
 
-    def _take(self, client: int, asked: int) -> None:
+    def _take(self, client: int, asked: int, slowest: int) -> None:
         t, words = self._transport, self._plan.words
         memory = t.mapped(0)
         assert memory is not None
         spool = self._plan.maps[0].spool(client)
         described, size = decode(memory[spool : spool + SPOOL])
-        known = {table.name: table for table in self._plan.layout.tables}
-        pending = self._pending()
-        known.update({table.name: table for table in pending})
-        same = known.get(described["name"])
+        same = {table.name: table for table in self._plan.layout.tables}.get(described["name"])
+        if same is None and described["since"] > slowest:
+            return
+        self._answered[client] = asked
         refusal = ""
         if same is not None:
-            if same.describe() != described:
+            if {**same.describe(), "since": described["since"]} != described:
                 refusal = f"table '{same.name}' exists already and is declared differently"
-        elif self._at_written() + size > CATALOGUE_BYTES or self._full(described, pending):
+        elif self._at + size > CATALOGUE_BYTES or self._plan.fits(table_of(described)) is None:
             refusal = (f"table '{described['name']}': no spare space left for {described['shape']} {described['dtype']}; "
                        "give run(reserve=...) more bytes")
         if refusal:
@@ -103,51 +113,33 @@ class Catalogue:
 
     def _append(self, entry: Array) -> None:
         t = self._transport
-        at = self._at_written()
         for server in range(self._plan.servers):
-            t.put(server, self._plan.maps[server].catalogue + at, entry)
+            t.put(server, self._plan.maps[server].catalogue + self._at, entry)
         for server in range(self._plan.servers):
             t.flush(server)
-        count = t.load(0, self._word) + 1
         for server in range(self._plan.servers):
-            t.store(server, self._word, count)
+            t.store(server, self._word, self._known + 1)
             t.flush(server)
 
-    def _written(self) -> list[tuple[dict[str, Any], int]]:
+    def grow(self) -> list[tuple[int, int]]:
+        """Add tables that the catalogue has and this server has not to the plan; return each one's number and `since`."""
+        count = self._transport.load(self._index, self._word)
+        if count == self._known:
+            return []
+        self._transport.sync()  # the entries stood there before the count did
         memory = self._transport.mapped(self._index)
         assert memory is not None
         base = self._plan.maps[self._index].catalogue
-        out, at = [], self._at
-        for _ in range(self._transport.load(self._index, self._word) - self._known):
-            described, size = decode(memory[base + at : base + CATALOGUE_BYTES])
-            at += size
-            out.append((described, at))
-        return out
-
-    def _at_written(self) -> int:
-        written = self._written()
-        return written[-1][1] if written else self._at
-
-    def _pending(self) -> list[Dense]:
-        return [table_of(described) for described, _ in self._written()]
-
-    def _full(self, described: dict[str, Any], pending: list[Dense]) -> bool:
-        return bool(pending) or self._plan.fits(table_of(described)) is None
-
-    def grow(self) -> list[int]:
-        """Add tables that the catalogue has and this server has not to the plan; return their numbers."""
-        if self._transport.load(self._index, self._word) == self._known:
-            return []
-        self._transport.sync()
         new = []
-        for described, at in self._written():
+        while self._known < count:
+            described, size = decode(memory[base + self._at : base + CATALOGUE_BYTES])
             layout = self._plan.fits(table_of(described))
             if layout is None:
                 raise MpipsError(f"table '{described['name']}' was promised room that server {self._index} does not have")
-            self._plan.layout = layout
-            self._at = at
+            self._plan.adopt(layout)
+            self._at += size
             self._known += 1
-            new.append(len(layout.tables) - 1)
+            new.append((len(layout.tables) - 1, int(described["since"])))
         return new
 
     def announce(self) -> None:

@@ -107,7 +107,7 @@ class Cuts:
         log.info("writing the shard of clock %d", cut.clock)
         self._taken += 1
         self._last = cut.clock
-        self._writing = self._saver.write_shard(cut, self._store.index, self._plan.servers, self._store.pieces())
+        self._writing = self._saver.write_shard(cut, self._store.index, self._plan.servers, self._store.pieces(cut.clock))
         if self._store.index == 0:
             self._publishing.append((self._taken, self._serial, cut))
         return True
@@ -194,7 +194,7 @@ class Cuts:
                 return False
             t.sync()
             assert self._saver is not None
-            self._publisher = self._saver.publish(cut, self._plan.servers, self._plan.layout.tables)
+            self._publisher = self._saver.publish(cut, self._plan.servers, self._store.tables(cut.clock))
         if next(self._publisher, self) is not self:
             return True
         self._publisher = None

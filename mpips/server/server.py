@@ -72,6 +72,7 @@ class Server:
         new = self._catalogue.grow() if self._spare else []
         if new:
             self._create(new)
+            self._answer_words()  # who asked for another table meanwhile
         if moved or new:
             self._advance(range(len(self._floors)))
         elif news:
@@ -84,10 +85,10 @@ class Server:
             done = True
         return news or bool(new) or done or self._finish()
 
-    def _create(self, new: list[int]) -> None:
+    def _create(self, new: list[tuple[int, int]]) -> None:
         """Add tables that were created later."""
-        for number in new:
-            self._store.add(number, self._saved(number))
+        for number, since in new:
+            self._store.add(number, self._saved(number), since)
             self._transport.store(self.index, self._plan.words.floor + number, self._start_clock())
         self._grow()
         self._catalogue.announce()
@@ -117,7 +118,7 @@ class Server:
             self._barrier = count
             self._transport.store(self.index, BARRIER_FLOOR, count)
         if self._spare:
-            self._catalogue.answer(rows)
+            self._catalogue.answer(rows, self._mail.slowest())
         self._answer_holds()
 
     def _answer_holds(self) -> None:

@@ -37,17 +37,20 @@ class Store:
         self.engine = engine
         self.folds: list[Fold] = []  # by table
         self.blocks: list[list[Block]] = []  # by table, those of this server
+        self.since: list[int] = []  # by table, the clock in which it was created, see `catalogue`; -1 at start
+        self._views: dict[int, Array] = {}  # by offset in the window: a fold asks for the same ones again and again
         self.slots: dict[int, list[Array]] = {}  # by block slot, in the order of Fold.names
         for number in range(len(plan.layout.tables)):
             self.add(number, restored)
 
-    def add(self, number: int, restored: Restored | None = None) -> None:
+    def add(self, number: int, restored: Restored | None = None, since: int = -1) -> None:
         """Create the blocks of table `number`, which the plan holds already, and publish their first values as version 0."""
         table = self._plan.layout.tables[number]
         fold = Fold(table.optimizer, table, engine=self.engine)
         mine = [b for run in self._plan.layout.runs[number] if run.server == self.index for b in run.blocks]
         self.folds.append(fold)
         self.blocks.append(mine)
+        self.since.append(since)
         clock = max(restored.clocks, default=0) if restored else 0
         for block in mine:
             copies = (self.copy(block, 0), self.copy(block, 1))
@@ -82,11 +85,15 @@ class Store:
         """View of a block in a worker's mailbox half."""
         return self._view(block, self._map.mailbox(worker, half))
 
-    def pieces(self) -> Sequence[Piece]:
-        """Everything a checkpoint needs, as views: nothing may be folded while they are read."""
+    def tables(self, clock: int) -> list[Dense]:
+        """The tables that belong to the cut of this clock."""
+        return [self.table(number) for number, since in enumerate(self.since) if since < clock]
+
+    def pieces(self, clock: int) -> Sequence[Piece]:
+        """Everything that the checkpoint of this clock needs, as views: nothing may be folded while they are read."""
         out = []
         for number, blocks in enumerate(self.blocks):
-            for block in blocks:
+            for block in blocks if self.since[number] < clock else ():
                 version = self.version(block)
                 slots = dict(zip(self.folds[number].names, self.slots[block.slot], strict=True))
                 out.append(Piece(self.table(number), block.index, block.start, block.stop, version,
@@ -98,6 +105,9 @@ class Store:
         return self._plan.layout.tables[number]
 
     def _view(self, block: Block, base: int) -> Array:
-        dtype: np.dtype[Any] = self.table(block.table).np_dtype
         at = base + block.offset
-        return self._memory[at : at + (block.stop - block.start) * dtype.itemsize].view(dtype)
+        view = self._views.get(at)
+        if view is None:
+            dtype: np.dtype[Any] = self.table(block.table).np_dtype
+            view = self._views[at] = self._memory[at : at + (block.stop - block.start) * dtype.itemsize].view(dtype)
+        return view

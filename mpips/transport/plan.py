@@ -13,7 +13,11 @@ SPARE_TABLES = 64  # tables that may be created later when `reserve` is given
 
 @dataclass
 class Plan:
-    """Where everything lies. Only `layout` changes, by `add`, when a table is created later."""
+    """Where everything lies. Only `layout` changes, by `adopt`, when a table is created later.
+
+    Attributes:
+        lockstep: whether every table has staleness 0, so that a cut is a clock and needs nobody to stop.
+    """
 
     layout: Layout
     words: Words
@@ -31,10 +35,13 @@ class Plan:
         """Workers and readers."""
         return self.workers + self.readers
 
-    @property
-    def lockstep(self) -> bool:
-        """Whether every table has staleness 0, so that a cut is a clock and needs nobody to stop."""
-        return all(t.staleness == 0 for t in self.layout.tables)
+    def __post_init__(self) -> None:
+        self.adopt(self.layout)
+
+    def adopt(self, layout: Layout) -> None:
+        """Go on with a layout that `fits` has returned."""
+        self.layout = layout
+        self.lockstep = all(t.staleness == 0 for t in layout.tables)
 
     def fits(self, table: Dense) -> Layout | None:
         """Return the layout with `table` added, or None if there is no room for it."""

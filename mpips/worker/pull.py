@@ -11,8 +11,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-import numpy as np
-
 from mpips.errors import WaitTimeout
 from mpips.layout import Block
 from mpips.transport.base import Array
@@ -83,17 +81,15 @@ class Pull:
 
     def _read(self, state: TableState, out: Array) -> None:
         """Read one table, whole blocks only."""
-        blocks = [block for run in state.runs for block in run.blocks]
+        whole = [run.blocks for run in state.runs]
         one_clock = self._link.reader and state.table.staleness == 0
-        pending, clock = blocks, self._clock(state)
+        clock = self._clock(state)
+        pending = self._attempt(whole, out, clock)
         held: list[int] = []
         deadline = time.monotonic() + self._link.limit
         tries = 0
         try:
             while pending:
-                pending = self._attempt(pending, out, clock)
-                if not pending:
-                    break
                 tries += 1
                 self._link.stats["retries"] += 1
                 if time.monotonic() > deadline:
@@ -105,7 +101,8 @@ class Pull:
                 elif tries % (RETRIES + 1) == 0:
                     held = self._hold(state)
                 if one_clock:
-                    pending, clock = blocks, self._clock(state)
+                    clock = self._clock(state)
+                pending = self._attempt(whole if one_clock else _groups(pending), out, clock)
         finally:
             self._release(held)
 
@@ -120,33 +117,33 @@ class Pull:
         self._link.transport.sync()
         return clock
 
-    def _attempt(self, blocks: Sequence[Block], out: Array, clock: int | None) -> list[Block]:
-        """Read `blocks` once; return those that were not whole."""
+    def _attempt(self, groups: Sequence[Sequence[Block]], out: Array, clock: int | None) -> list[Block]:
+        """Read blocks, in stretches of neighbouring slots on one server, once; return those that were not whole."""
         t, plan = self._link.transport, self._link.plan
-        bad: list[Block] = []
-        parts: list[tuple[list[Block], Array]] = []
-        for group in _groups(blocks):
-            server = group[0].server
-            marks = t.loads(server, plan.words.block(group[0].slot), len(group) * BLOCK_WORDS).reshape(-1, BLOCK_WORDS)
-            parts.append((group, chosen(marks, clock)))
+        versions = [chosen(self._marks(group), clock) for group in groups]
         t.sync()
-        for group, versions in parts:
+        for group, mine in zip(groups, versions, strict=True):
             server, base = group[0].server, plan.maps[group[0].server]
-            for lo, hi in _same_copy(versions):
+            for lo, hi in _same_copy(mine):
                 first, last = group[lo], group[hi - 1]
-                t.get(server, base.copy(int(versions[lo]) & 1) + first.offset, out[first.start : last.stop])
-        for server in {group[0].server for group, _ in parts}:
+                t.get(server, base.copy(mine[lo] & 1) + first.offset, out[first.start : last.stop])
+        for server in {group[0].server for group in groups}:
             t.flush(server)
         t.sync()
-        for group, versions in parts:
-            server = group[0].server
-            marks = t.loads(server, plan.words.block(group[0].slot), len(group) * BLOCK_WORDS).reshape(-1, BLOCK_WORDS)
-            whole = (versions >= 0) & (marks[:, BEGIN] <= versions + 1)
-            if clock is not None:
-                whole &= marks[np.arange(len(marks)), TICK0 + (versions & 1)] <= clock
-            if not whole.all():
-                bad += [group[i] for i in np.flatnonzero(~whole)]
+        bad: list[Block] = []
+        for group, mine in zip(groups, versions, strict=True):
+            marks = self._marks(group)
+            for i, version in enumerate(mine):
+                at = i * BLOCK_WORDS
+                stale = clock is not None and marks[at + TICK0 + (version & 1)] > clock
+                if version < 0 or marks[at + BEGIN] > version + 1 or stale:
+                    bad.append(group[i])
         return bad
+
+    def _marks(self, group: Sequence[Block]) -> list[int]:
+        """Words of a stretch of blocks."""
+        first = group[0]
+        return self._link.transport.row(first.server, self._link.plan.words.block(first.slot), len(group) * BLOCK_WORDS)
 
     def _hold(self, state: TableState) -> list[int]:
         """Ask the servers of a table not to begin another fold of it; return them once they have agreed."""
@@ -171,21 +168,24 @@ class Pull:
             link.transport.flush(server)
 
 
-def chosen(marks: Array, clock: int | None) -> Array:
+def chosen(marks: Sequence[int], clock: int | None) -> list[int]:
     """Return the version to read of each block, -1 where neither copy is of the clock wanted.
 
     Args:
-        marks: (n, 4) int64, the words of n blocks.
+        marks: four words for each block.
         clock: None for the newest version, else the newest whose fold belongs to an earlier clock than this.
+
+    >>> chosen([3, 3, 0, 8], None), chosen([3, 3, 7, 8], 7), chosen([3, 3, 7, 8], 6)
+    ([3], [2], [-1])
     """
-    version = marks[:, VERSION].copy()
+    versions = list(marks[VERSION::BLOCK_WORDS])
     if clock is None:
-        return version
-    rows = np.arange(len(marks))
-    newest = marks[rows, TICK0 + (version & 1)]
-    other = marks[rows, TICK0 + (1 - (version & 1))]
-    found: Array = np.where(newest <= clock, version, np.where(other <= clock, version - 1, -1))
-    return found
+        return versions
+    for i, version in enumerate(versions):
+        at = i * BLOCK_WORDS + TICK0
+        if marks[at + (version & 1)] > clock:
+            versions[i] = version - 1 if marks[at + 1 - (version & 1)] <= clock else -1
+    return versions
 
 
 def _groups(blocks: Sequence[Block]) -> list[list[Block]]:
@@ -199,12 +199,12 @@ def _groups(blocks: Sequence[Block]) -> list[list[Block]]:
     return out
 
 
-def _same_copy(versions: Array) -> list[tuple[int, int]]:
+def _same_copy(versions: Sequence[int]) -> list[tuple[int, int]]:
     """Split into stretches that lie in the same copy; versions of -1 are left out."""
-    if (versions[0] >= 0) and (versions == versions[0]).all():
+    if versions[0] >= 0 and versions.count(versions[0]) == len(versions):
         return [(0, len(versions))]
     out: list[tuple[int, int]] = []
-    for i, version in enumerate(versions.tolist()):
+    for i, version in enumerate(versions):
         if version < 0:
             continue
         if out and out[-1][1] == i and (versions[i - 1] & 1) == version & 1:

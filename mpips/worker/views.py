@@ -48,16 +48,16 @@ class View:
         if whole is None:
             return None
         t, plan, run = self._link.transport, self._link.plan, self._state.runs[0]
-        first = t.loads(run.server, plan.words.block(run.slot), len(run.blocks) * BLOCK_WORDS).reshape(-1, BLOCK_WORDS)
+        first = t.row(run.server, plan.words.block(run.slot), len(run.blocks) * BLOCK_WORDS)
         t.sync()
-        marks = t.loads(run.server, plan.words.block(run.slot), len(run.blocks) * BLOCK_WORDS).reshape(-1, BLOCK_WORDS)
+        marks = t.row(run.server, plan.words.block(run.slot), len(run.blocks) * BLOCK_WORDS)
         t.sync()
-        marks[:, VERSION] = first[:, VERSION]  # a TICK read after the version is at least as new
+        marks[VERSION::BLOCK_WORDS] = first[VERSION::BLOCK_WORDS]  # a TICK read after the version is at least as new
         versions = chosen(marks, self._link.now)
-        copies = versions & 1
-        if (versions < 0).any() or (copies != copies[0]).any():
+        copies = {version & 1 for version in versions}
+        if min(versions) < 0 or len(copies) > 1:
             return None
-        return _piece(whole, plan.maps[run.server].copy(int(copies[0])) + run.offset, self._state)
+        return _piece(whole, plan.maps[run.server].copy(copies.pop()) + run.offset, self._state)
 
 
 class Gradients:

@@ -160,7 +160,7 @@ class Client:
             if number >= known - link.declared:
                 layout = plan.fits(table_of(described))
                 assert layout is not None, "the servers had room"
-                plan.layout = layout
+                plan.adopt(layout)
         link.grow()
 
 
@@ -289,6 +289,8 @@ class Worker(Client):
     def create(self, table: Dense) -> None:
         """Create a table in the spare space of `run(reserve=...)`; every worker may ask, the first one's request counts.
 
+        With checkpoints and only tables of staleness 0, this waits until every worker has come to the caller's clock.
+
         Raises:
             UsageError: it exists and is declared differently, or there is no room.
         """
@@ -301,7 +303,8 @@ class Worker(Client):
         if link.plan.lockstep and table.staleness != 0 and self._saves:
             raise UsageError(f"table '{table.name}': staleness {table.staleness} in a job whose checkpoints rely on staleness 0")
         self._requests += 1
-        entry, spool = encode(table), link.plan.maps[0].spool(link.index)
+        since = link.now if link.plan.lockstep and self._saves else -1
+        entry, spool = encode(table, since), link.plan.maps[0].spool(link.index)
         t.put(0, spool, entry)
         t.flush(0)
         t.store(0, words.client(link.index) + CREATE, self._requests)

@@ -28,7 +28,8 @@ def arrays(draw: st.DrawFn) -> np.ndarray[Any, Any]:
     raw = draw(st.binary(min_size=count, max_size=count))
     if dtype == np.bool_:
         raw = bytes(byte & 1 for byte in raw)
-    return np.frombuffer(raw, dtype).reshape(shape).copy()
+    out: np.ndarray[Any, Any] = np.frombuffer(raw, dtype).reshape(shape).copy()
+    return out
 
 
 LEAVES = KEYS | st.floats() | arrays() | arrays().filter(lambda a: a.size > 0).map(lambda a: a.reshape(-1)[0])
@@ -41,7 +42,7 @@ def same(a: Any, b: Any) -> bool:
     if type(a) is not type(b):
         return False
     if isinstance(a, (np.ndarray, np.generic)):
-        return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+        return bool(a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes())
     if isinstance(a, (list, tuple)):
         return len(a) == len(b) and all(map(same, a, b))
     if isinstance(a, dict):

@@ -1,0 +1,127 @@
+"""The verbs of this package, through `mpips.run` on the same ranks, as user code calls them.
+
+| case            | what is timed on a worker                                                                     |
+|-----------------|-----------------------------------------------------------------------------------------------|
+| push            | `ipush("w", g).wait(applied=True)`: until the server has published it                             |
+| push in place   | the same for a gradient that was written into the mailbox: from the end of the `with` block until a view |
+|                 | of the next clock is there; writing it is the worker's computation and is not counted             |
+| pull            | `pull("w", out=w)`                                                                              |
+| pull fresh      | `pull("w")`: a new array, so page faults too                                                    |
+| view            | `with view("w")`                                                                              |
+| round           | push, clock, pull with `out=`                                                                   |
+| round in place  | gradients in place (writing them not counted), clock, view                                      |
+| round of tables | push, clock, pull of many small tables together                                               |
+
+With several workers under staleness 0 a round has the update of all of them, so each waits for the slowest.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from mpips.bench.crew import LR, Case, Crew, Samples, gradient, steps, timed
+from mpips.cluster.run import run
+from mpips.optim import make
+from mpips.table import Dense
+from mpips.worker import Worker
+
+WARM = 2
+MANY = 1000  # small tables
+
+
+def verbs(crew: Crew, size: int, *, optimizer: str = "sgd", staleness: int | None = 0, every: bool = True) -> Samples:
+    """Time the verbs on one table; `every` verb, or only push and round."""
+    label = "none" if staleness is None else str(staleness)
+    samples: Samples = {}
+
+    def work(ps: Worker) -> None:
+        grad, w = gradient(size), np.empty(size, np.float32)
+        count = steps(size)
+
+        def note(what: str, times: list[float]) -> None:
+            samples[Case(what, size, optimizer, label)] = times[WARM:]
+            ps.barrier()
+
+        note("push", [_push(ps, grad) for _ in range(WARM + count)])
+        note("round", [_round(ps, grad, w) for _ in range(WARM + count)])
+        if not every:
+            return
+        note("pull", timed(lambda: ps.pull("w", out=w), WARM + count))
+        note("pull fresh", timed(lambda: ps.pull("w"), WARM + count))
+        note("view", timed(lambda: _look(ps), WARM + count))
+        both = [_in_place(ps, grad) for _ in range(WARM + count)]
+        note("push in place", [applied for applied, _ in both])
+        note("round in place", [whole for _, whole in both])
+
+    _run(crew, work, [_table("w", size, optimizer, staleness)])
+    return samples
+
+
+def small_tables(crew: Crew, size: int, many: int = MANY) -> Samples:
+    """Time rounds of `many` tables that have `size` elements together."""
+    many = min(many, size)
+    cuts = [size * k // many for k in range(many + 1)]
+    names = [f"w{k}" for k in range(many)]
+    times: list[float] = []
+
+    def work(ps: Worker) -> None:
+        grad, w = gradient(size), np.empty(size, np.float32)
+        pairs = {name: grad[lo:hi] for name, lo, hi in zip(names, cuts[:-1], cuts[1:], strict=True)}
+        outs = [w[lo:hi] for lo, hi in zip(cuts[:-1], cuts[1:], strict=True)]
+
+        def turn() -> None:
+            ps.push(pairs)
+            ps.clock()
+            ps.pull(names, out=outs)
+
+        times.extend(timed(turn, min(steps(size), 10), WARM))
+
+    _run(crew, work, [_table(name, hi - lo, "sgd", 0) for name, lo, hi in zip(names, cuts[:-1], cuts[1:], strict=True)])
+    return {Case("round of tables", size, "sgd", "0"): times} if times else {}
+
+
+def _table(name: str, size: int, optimizer: str, staleness: int | None) -> Dense:
+    return Dense(name, (size,), optimizer=make(optimizer, lr=LR), staleness=staleness)
+
+
+def _run(crew: Crew, work: Callable[[Worker], None], tables: list[Dense]) -> None:
+    crew.meet()
+    run(work, tables, servers=(crew.servers, "first"), device="cpu")
+    crew.meet()
+
+
+def _push(ps: Worker, grad: object) -> float:
+    begin = time.perf_counter()
+    ps.ipush("w", grad).wait(applied=True)
+    end = time.perf_counter()
+    ps.clock()
+    return end - begin
+
+
+def _round(ps: Worker, grad: object, w: object) -> float:
+    begin = time.perf_counter()
+    ps.push("w", grad)
+    ps.clock()
+    ps.pull("w", out=w)
+    return time.perf_counter() - begin
+
+
+def _look(ps: Worker) -> None:
+    with ps.view("w"):
+        pass
+
+
+def _in_place(ps: Worker, grad: object) -> tuple[float, float]:
+    """Return the seconds of the push until applied, and of the whole round, without those of writing the gradient."""
+    begin = time.perf_counter()
+    with ps.gradients("w") as mine:
+        ready = time.perf_counter()
+        mine[...] = grad
+        written = time.perf_counter()
+    ps.clock()
+    with ps.view("w"):
+        end = time.perf_counter()
+    return end - written, (ready - begin) + (end - written)
