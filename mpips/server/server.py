@@ -64,7 +64,8 @@ class Server:
 
     def step(self) -> bool:
         """Do a slice of work; return whether there was any."""
-        mail, done = self._mail, False
+        mail = self._mail
+        self._cuts.notice()
         news, moved = mail.scan()
         if news:
             self._cuts.look()

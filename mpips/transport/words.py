@@ -50,14 +50,17 @@ HEARTBEAT = 3  # reserved: a count that grows while the process lives
 HOLD = 4  # serial << 32 | (table + 1), or serial << 32 when nothing is held
 SAVE = 5  # a checkpoint is wanted when this many clocks are complete
 BARRIER = 6  # barriers reached
-STOPPED = 7  # cut number << 40 | clock at which the worker stands still
+STOPPED = 7  # cut number << STOPPED_BITS | clock at which the worker stands still
 CREATE = 8  # number of the last request in this client's spool on server 0
 VOIDS = 9  # pushes left out because of NaN or Inf
-CLIENT_WORDS = 10  # as many fit in a line
+NEED = 10  # on server 0: while it waits it cannot stop, and those it waits for must come to this clock
+CLIENT_WORDS = 11  # as many fit in a line
+STOPPED_BITS = 40  # of the STOPPED word hold the clock
 
 # Words of a peer, from `Words.peer(i)`
 SHARD_SAVED = 0  # cuts whose shard is on disk
 CATALOGUE = 1  # from server 0: tables in the catalogue
+CUT = 2  # from server 0: number of the newest cut for which all workers stand
 
 # Words of a block, from `Words.block(slot)`
 VERSION, BEGIN, TICK0, TICK1 = 0, 1, 2, 3
@@ -143,7 +146,7 @@ class Words:
 # Words of `Words.reply(k)`
 HELD = 0  # the HOLD word that is in force
 SAVE_SEEN = 1  # the last SAVE word taken note of
-SAVE_DONE = 2  # server 0: the last SAVE word whose checkpoint is complete
+SAVE_DONE = 2  # server 0: this worker's clock in the newest complete checkpoint
 CREATE_DONE = 3  # server 0: the last CREATE request answered (negative: refused, the reason is in the spool)
 
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from mpips.errors import ProtocolError
 from mpips.transport.words import (
     BARRIER,
     BARRIER_FLOOR,
     CLOCK,
     END,
     GO,
+    NEED,
     SAVE,
     SAVE_DONE,
     SAVE_SEEN,
     STOP_CLOCK,
     STOP_SERIAL,
     STOPPED,
+    STOPPED_BITS,
 )
 from mpips.worker.link import Link
-
-STOPPED_BITS = 40  # low bits of STOPPED that hold the clock; see mpips.server.cuts
 
 
 class Clocks:
@@ -29,7 +30,11 @@ class Clocks:
         self._checked = -1  # clock in which `boundary` has looked
         self._asked = 0  # last SAVE word
         self._barriers = 0
+        self._need = 0  # last NEED word
         link.boundary = self.boundary
+        link.hurry = self.hurry
+        if link.now:
+            link.tell_all(CLOCK, link.now)  # a resumed run
 
     def tick(self) -> int:
         """End the step: every push of it is committed before the clock word is written. Returns the new clock."""
@@ -45,39 +50,72 @@ class Clocks:
         self._checked = link.now
         self._stand_if_asked()
 
-    def _stand_if_asked(self) -> None:
-        link = self._link
-        serial = link.transport.load(0, STOP_SERIAL)
-        if serial > self._stood:
+    def _asked_to_stop(self) -> int:
+        """Number of the cut for which this worker has been asked to stop and has not yet, or 0."""
+        if self._link.plan.lockstep:
+            return 0
+        serial = self._link.transport.load(0, STOP_SERIAL)
+        return serial if serial > self._stood else 0
+
+    def _stand_if_asked(self) -> bool:
+        """Stand still if a cut is being made and does not need this worker further on; return whether it was taken."""
+        link, serial = self._link, self._asked_to_stop()
+        if serial:
             link.transport.sync()  # server 0 wrote the clock before the serial
             if link.now >= link.transport.load(0, STOP_CLOCK):
-                self._stand(serial)
+                return self._stand(serial)
+        return False
 
-    def _stand(self, serial: int) -> None:
+    def _stand(self, serial: int) -> bool:
         link, t = self._link, self._link.transport
-        link.tell_all(STOPPED, serial << STOPPED_BITS | link.now)
+        word = link.plan.words.client(link.index) + STOPPED
+        for server in reversed(range(link.plan.servers)):  # server 0 decides, so it hears it last
+            t.store(server, word, serial << STOPPED_BITS | link.now)
+            t.flush(server)
 
         def go() -> bool:
             return t.load(0, GO) >= serial or t.load(0, STOP_CLOCK) > link.now
 
         link.wait(go, f"checkpoint {serial} to be written", lambda: link.behind(t.load(0, STOP_CLOCK)))
-        if t.load(0, GO) >= serial:
-            self._stood = serial
+        if t.load(0, GO) < serial:
+            return False
+        self._stood = serial
+        return True
+
+    @property
+    def _fresh(self) -> bool:
+        """Whether nothing has been pushed in this clock: only then can this worker stand still in it."""
+        return all(state.newest[1] < self._link.now for state in self._link.tables.values())
+
+    def hurry(self, clock: int) -> None:
+        """Say that this worker cannot stand still before others have come to `clock`."""
+        if clock > self._need and self._asked_to_stop():
+            link = self._link
+            self._need = clock
+            link.transport.store(0, link.plan.words.client(link.index) + NEED, clock)
+            link.transport.flush(0)
 
     def barrier(self) -> None:
         """Wait until every worker that has not ended has called this as often as this one."""
-        link = self._link
+        link, t = self._link, self._link.transport
         self._barriers += 1
-        link.transport.store(0, link.plan.words.client(link.index) + BARRIER, self._barriers)
-        link.transport.flush(0)
-        link.wait(lambda: link.transport.load(0, BARRIER_FLOOR) >= self._barriers, f"barrier {self._barriers}", self._absent)
+        t.store(0, link.plan.words.client(link.index) + BARRIER, self._barriers)
+        t.flush(0)
 
-    def _absent(self) -> str:
-        link, words = self._link, self._link.plan.words
-        t = link.transport
-        late = [w for w in range(link.plan.workers)
+        def met() -> bool:
+            if t.load(0, BARRIER_FLOOR) < self._barriers and self._asked_to_stop() and not (self._fresh and self._stand_if_asked()):
+                clocks = [t.load(0, link.plan.words.client(w) + CLOCK) for w in self._absent()]
+                self.hurry(1 + max(clocks, default=-1))  # one of them may stand in its clock, before it comes here
+            return t.load(0, BARRIER_FLOOR) >= self._barriers
+
+        link.wait(met, f"barrier {self._barriers}",
+                  lambda: "workers " + ", ".join(map(str, self._absent())) + " have not come")
+
+    def _absent(self) -> list[int]:
+        """Live workers that have not come to this barrier."""
+        words, t = self._link.plan.words, self._link.transport
+        return [w for w in range(self._link.plan.workers)
                 if not t.load(0, words.client(w) + END) and t.load(0, words.client(w) + BARRIER) < self._barriers]
-        return "workers " + ", ".join(map(str, late)) + " have not come"
 
     def ask_save(self) -> int:
         """Ask for a checkpoint once the current clock is complete; returns the clocks that are complete then."""
@@ -99,14 +137,21 @@ class Clocks:
     def wait_saved(self, cut: int) -> None:
         """Wait for the checkpoint asked for at `cut`; a cut that needs the workers to stop needs this one, too.
 
-        Only before the first push of a clock, or this worker's part of the clock would be torn from the rest.
+        Raises:
+            ProtocolError: with staleness, this worker cannot stop here: it has pushed in this clock already, or others must
+                be waited for that need it further on.
         """
-        link = self._link
-        fresh = all(state.newest[1] < link.now for state in link.tables.values())
+        link, t = self._link, self._link.transport
 
         def saved() -> bool:
-            if not self.saved(cut) and fresh and not link.plan.lockstep:
-                self._stand_if_asked()
+            if self.saved(cut) or link.plan.lockstep:
+                return self.saved(cut)
+            if not self._fresh:
+                raise ProtocolError(f"save: wait() in clock {link.now} after a push; with staleness, wait before the first push "
+                                    "of a clock or ask test()")
+            if not self._stand_if_asked() and self._asked_to_stop() and t.load(0, STOP_CLOCK) > link.now:
+                raise ProtocolError(f"save: {link.name} waits in clock {link.now}, but others are further and the checkpoint is "
+                                    f"taken at clock {t.load(0, STOP_CLOCK)}: go on to there, or ask test()")
             return self.saved(cut)
 
         link.wait(saved, f"the checkpoint of clock {cut}", lambda: link.behind(cut))

@@ -66,6 +66,7 @@ class Link:
     commits: int = 0  # pushes committed
     holds: int = 0  # holds asked for
     boundary: Callable[[], None] = lambda: None  # called by verbs at the beginning of a clock; see Clocks
+    hurry: Callable[[int], None] = lambda clock: None  # called while the others must come to a clock; see Clocks
     stats: dict[str, float] = field(default_factory=lambda: dict.fromkeys(
         ("pulls", "pushes", "pull_bytes", "push_bytes", "pull_seconds", "push_seconds", "wait_seconds", "retries", "skipped"), 0))
 

@@ -63,6 +63,8 @@ class Push:
         for state in self._states:
             for run in state.runs:
                 if t.load(run.server, words.ack(self._link.index) + state.number) < self.number:
+                    if state.table.staleness == 0:
+                        self._link.hurry(self.clock + 1)
                     return False
         t.sync()
         return True
