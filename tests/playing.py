@@ -16,7 +16,7 @@ from mpips.table import Dense
 from mpips.transport.base import Backoff
 from mpips.transport.model import World
 from mpips.transport.plan import make_plan
-from mpips.transport.words import END
+from mpips.transport.words import END, NEVER
 from mpips.worker import Reader, Worker
 from mpips.worker.link import Link
 
@@ -31,7 +31,7 @@ def build(tables: list[Dense], work: Callable[[Worker], Any], *, workers: int = 
           read: Callable[[Reader], Any] | None = None, seed: int = 0,
           reserve: int = 0, results: dict[str, Any] | None = None, clocks: list[int] | None = None, saver: Any = None,
           make: type[Server] = Server, **server_options: Any) -> World:
-    """Return a world with all ranks added; results appear under their names as ranks end."""
+    """Return a world with all ranks added; results appear under their names as ranks end, a server's are its pieces."""
     def plan() -> Any:
         return make_plan(tables, servers=servers, workers=workers, readers=readers, reserve=reserve)
 
@@ -50,7 +50,7 @@ def build(tables: list[Dense], work: Callable[[Worker], Any], *, workers: int = 
                 transport.poll()
                 if not server.step():
                     backoff.rest()
-            results[f"server {index}"] = server
+            results[f"server {index}"] = [_copied(piece) for piece in server._store.pieces(NEVER)]
         return go
 
     def client(k: int) -> Callable[[Any], None]:
@@ -84,6 +84,11 @@ def play(tables: list[Dense], work: Callable[[Worker], Any], **options: Any) -> 
     return results
 
 
+def _copied(piece: Piece) -> Piece:
+    slots = {name: slot.copy() for name, slot in piece.slots.items()}
+    return Piece(piece.table, piece.index, piece.start, piece.stop, piece.folds, piece.value.copy(), slots)
+
+
 @dataclass
 class Recorder:
     """A `mpips.server.saving.Saver` in memory, as slow as a disk: it copies one piece at a time.
@@ -108,8 +113,7 @@ class Recorder:
         for piece in pieces:
             for _ in range(self.pace):
                 yield
-            slots = {name: slot.copy() for name, slot in piece.slots.items()}
-            kept.append(Piece(piece.table, piece.index, piece.start, piece.stop, piece.folds, piece.value.copy(), slots))
+            kept.append(_copied(piece))
         yield
         assert (cut, server) not in self._shards, f"server {server} takes {cut} twice"
         self._shards[cut, server] = kept

@@ -16,6 +16,7 @@ import socket
 import time
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -60,9 +61,9 @@ def serve(crew: Crew, w: Array, rounds: int, lr: float = LR) -> None:
 
 def exchange(crew: Crew, grad: Array, w: Array, cuts: list[int]) -> None:
     """Do a worker's round: parts `cuts[s]:cuts[s + 1]` go to server s and come back."""
-    for server, (lo, hi) in enumerate(zip(cuts[:-1], cuts[1:], strict=True)):
+    for server, (lo, hi) in enumerate(pairwise(cuts)):
         crew.comm.Send(grad[lo:hi], server)
-    for server, (lo, hi) in enumerate(zip(cuts[:-1], cuts[1:], strict=True)):
+    for server, (lo, hi) in enumerate(pairwise(cuts)):
         crew.comm.Recv(w[lo:hi], server)
 
 

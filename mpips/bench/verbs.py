@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 
@@ -70,7 +71,7 @@ def small_tables(crew: Crew, size: int, many: int = MANY) -> Samples:
     def work(ps: Worker) -> None:
         grad, w = gradient(size), np.empty(size, np.float32)
         pairs = {name: grad[lo:hi] for name, lo, hi in zip(names, cuts[:-1], cuts[1:], strict=True)}
-        outs = [w[lo:hi] for lo, hi in zip(cuts[:-1], cuts[1:], strict=True)]
+        outs = [w[lo:hi] for lo, hi in pairwise(cuts)]
 
         def turn() -> None:
             ps.push(pairs)

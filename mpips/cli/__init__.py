@@ -14,7 +14,7 @@ from typing import NoReturn
 from mpips import __version__
 from mpips.errors import UsageError
 
-COMMANDS = ("train", "predict", "ckpt", "doctor", "plan")
+COMMANDS = ("train", "predict", "ckpt", "doctor", "plan", "bench")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,7 +44,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in [word for word in argv[:1] if word in COMMANDS] or COMMANDS:
         import_module(f"mpips.cli.{name}").add_parser(commands)
-    if argv[:1] != ["train"]:
+    if argv[:1] not in (["train"], ["bench"]):
         return parser.parse_args(argv)
     from mpips.train.start import starting
 

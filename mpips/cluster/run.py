@@ -114,7 +114,7 @@ def run(work: Callable[[Worker], Any], tables: Sequence[Dense], *, servers: int 
     | around     | `around(role, index, rank)` gives a context that the rank's whole work runs in (log files)        |
 
     Args:
-        work: called with a `Worker`; its result is None, bool, int, float, str, bytes, an array, or lists, tuples and dicts of these.
+        work: called with a `Worker`; returns None, bool, int, float, str, bytes, an array, or lists, tuples and dicts of these.
         tables: what is stored; names are unique.
         seed: of the initial values.
 
@@ -132,8 +132,8 @@ def run(work: Callable[[Worker], Any], tables: Sequence[Dense], *, servers: int 
     with abort.installed(comm):
         problem = None
         try:
-            job = _check(Job(work, list(tables), servers, readers, read, checkpoint, seed, device, timeout, nodes, reserve, meta, fold,
-                             around or _nothing))
+            job = _check(Job(work, list(tables), servers, readers, read, checkpoint, seed, device, timeout, nodes, reserve, meta,
+                             fold, around or _nothing))
             world.refuse_singletons(comm.Get_size())
         except UsageError as error:
             problem = error

@@ -147,7 +147,8 @@ def _read(job: Job, transport: Rma, plan: Plan, index: int) -> None:
 def _leave(comm: MPI.Comm, transport: Rma, plan: Plan, limit: float) -> None:
     """Meet everybody without blocking, then give the windows back."""
     request = comm.Ibarrier()
-    wait(transport, request.Test, "the end of all ranks", lambda: _running(transport, plan), limit, lambda: _clocks(transport, plan))
+    wait(transport, request.Test, "the end of all ranks", lambda: _running(transport, plan), limit,
+         lambda: _clocks(transport, plan))
     transport.close()
 
 

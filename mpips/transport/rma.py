@@ -34,7 +34,8 @@ class Rma:
         spread: whether some rank must reach a server from another node.
     """
 
-    def __init__(self, comm: MPI.Intracomm, node: MPI.Intracomm, servers: Sequence[int], sizes: Sequence[int], spread: bool) -> None:
+    def __init__(self, comm: MPI.Intracomm, node: MPI.Intracomm, servers: Sequence[int], sizes: Sequence[int],
+                 spread: bool) -> None:
         from mpi4py import MPI
 
         self._mpi = MPI

@@ -111,7 +111,7 @@ class Push:
             link.tell_all(VOIDS, int(link.stats["skipped"]))
 
     def _write(self, state: TableState, gradient: Array | None) -> bool:
-        """Put one table's gradient into its half, looking for NaN and Inf while each block is in cache; return whether it is void."""
+        """Put one table's gradient into its half, looking for NaN and Inf while each block is in cache; whether it is void."""
         link, table = self._link, state.table
         half, maps = state.pushes & 1, link.plan.maps
         for run in state.runs:

@@ -31,7 +31,8 @@ def main() -> None:
     checkpoint = None
     if "directory" in options:
         checkpoint = mpips.Checkpoints(options["directory"], every=options.get("every"), resume=options.get("resume"))
-    results = mpips.run(work, tables, servers=options["servers"], nodes=options.get("nodes", "real"), checkpoint=checkpoint, device="cpu")
+    results = mpips.run(work, tables, servers=options["servers"], nodes=options.get("nodes", "real"), checkpoint=checkpoint,
+                        device="cpu")
     if results is not None:
         print(json.dumps(results))
 

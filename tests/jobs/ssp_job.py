@@ -1,7 +1,7 @@
 """Workers count each other's updates in what they pull; every read is checked against the promise of its staleness.
 
-Table "seen" is (workers,), plain addition, and worker w adds 1 to element w in each clock. So at clock c with staleness s a worker must
-find at least c - s in every element, its own clock in its own, and nobody else's above that worker's clocks.
+Table "seen" is (workers,), plain addition, and worker w adds 1 to element w in each clock. So at clock c with staleness s a worker
+must find at least c - s in every element, its own clock in its own, and nobody else's above that worker's clocks.
 """
 
 import json

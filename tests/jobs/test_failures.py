@@ -66,7 +66,7 @@ def test_too_few_ranks_is_said_before_anything_starts() -> None:
     done, _ = job(where="nowhere", servers=3)
     assert done.code == USAGE, done
     assert "4 ranks" in done.err, done
-    assert FAILED != done.code
+    assert done.code != FAILED
 
 
 def test_skip_counts_what_it_leaves_out() -> None:

@@ -1,0 +1,92 @@
+"""Protocols with one mistake each, which the tests of the model transport and of its enumeration must find."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from mpips.server import folding, server
+from mpips.transport.words import BEGIN, TICK0, VERSION
+from mpips.worker import link, pull, push
+
+
+def commit_before_data(patch: pytest.MonkeyPatch) -> None:
+    """The commit number is written while data and stamps are still under way."""
+    send, flush = push.Push._send, link.Link.all_flush
+    sending: set[int] = set()
+
+    def hasty(self: push.Push) -> None:
+        sending.add(id(self._link))
+        send(self)
+
+    def skip(self: link.Link) -> None:
+        if id(self) in sending:
+            sending.remove(id(self))
+        else:
+            flush(self)
+
+    patch.setattr(push.Push, "_send", hasty)
+    patch.setattr(link.Link, "all_flush", skip)
+
+
+def _fold(order: str) -> Callable[..., int]:
+    """`fold_block` with begin-mark, data and version in another order."""
+    def fold(transport: Any, plan: Any, store: Any, job: Any) -> int:
+        block = job.todo.pop()
+        me, at = store.index, plan.words.block(block.slot)
+        version = transport.load(me, at + VERSION)
+        new = (version + 1) & 1
+        for part in order.split():
+            if part == "data":
+                gradients = [store.gradient(block, p.worker, p.half) for p in job.pushes if not p.void]
+                store.folds[job.table](store.copy(block, version & 1), store.copy(block, new), store.slots[block.slot],
+                                       gradients, step=version + 1, clock=job.schedule, scale=job.scale)
+                transport.store(me, at + TICK0 + new, job.clock + 1)
+            else:
+                transport.store(me, at + (BEGIN if part == "begin" else VERSION), version + 1)
+            transport.sync()
+        return block.stop - block.start
+    return fold
+
+
+def no_begin_mark(patch: pytest.MonkeyPatch) -> None:
+    """A fold changes a copy without saying so first."""
+    patch.setattr(server, "fold_block", _fold("data begin version"))
+
+
+def version_before_data(patch: pytest.MonkeyPatch) -> None:
+    """The new version is announced before its data."""
+    patch.setattr(server, "fold_block", _fold("begin version data"))
+
+
+def acknowledged_before_version(patch: pytest.MonkeyPatch) -> None:
+    """A worker hears that its push is published before the last block of it is."""
+    fold = folding.fold_block
+
+    def early(transport: Any, plan: Any, store: Any, job: Any) -> int:
+        if len(job.todo) == 1:
+            folding.acknowledge(transport, plan, store, [job])
+        return fold(transport, plan, store, job)
+
+    patch.setattr(server, "fold_block", early)
+
+
+def half_reused(patch: pytest.MonkeyPatch) -> None:
+    """A mailbox half is written again before its push is published."""
+    patch.setattr(push, "half_free", lambda link, states: True)
+
+
+def no_second_look(patch: pytest.MonkeyPatch) -> None:
+    """A reader keeps what it has read without looking at the words again."""
+    attempt = pull.Pull._attempt
+
+    def trusting(self: pull.Pull, *args: Any) -> list[Any]:
+        attempt(self, *args)
+        return []
+
+    patch.setattr(pull.Pull, "_attempt", trusting)
+
+
+ALL = (commit_before_data, no_begin_mark, version_before_data, acknowledged_before_version, half_reused, no_second_look)
