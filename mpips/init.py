@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass, field
-from math import sqrt
+from math import isfinite, sqrt
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -65,8 +66,12 @@ class Init:
 
     def check(self, name: str, shape: tuple[int, ...]) -> None:
         """Raise UsageError if this cannot fill a table of `shape`."""
-        if self.values is not None and self.values.shape != tuple(shape):
+        if self.values is None:
+            return
+        if self.values.shape != tuple(shape):
             raise UsageError(f"table '{name}': the initial array has shape {self.values.shape}, the table {tuple(shape)}")
+        if self.values.dtype.kind not in "biuf" and self.values.dtype.name != "bfloat16":
+            raise UsageError(f"table '{name}': the initial array is of {self.values.dtype}, not of numbers")
 
     def describe(self) -> dict[str, Any]:
         """Return what makes two initialisers the same, as JSON values (an array by its checksum)."""
@@ -91,29 +96,54 @@ def zeros() -> Init:
 
 def constant(value: float) -> Init:
     """All `value`."""
-    return Init("constant", float(value))
+    return Init("constant", _number(value, "constant: value"))
 
 
 def uniform(low: float = -0.05, high: float = 0.05, *, seed: int | None = None) -> Init:
-    """Uniform on [low, high)."""
-    return Init("uniform", float(low), float(high), seed)
+    """Uniform on [low, high); rounding may give `high` itself."""
+    low, high = _number(low, "uniform: low"), _number(high, "uniform: high")
+    if low > high:
+        raise UsageError(f"init uniform: low {low} is above high {high}")
+    return Init("uniform", low, high, _seed(seed, "uniform"))
 
 
 def normal(stddev: float = 0.05, *, seed: int | None = None) -> Init:
     """Normal with mean 0 and standard deviation `stddev`."""
-    return Init("normal", float(stddev), 0.0, seed)
+    stddev = _number(stddev, "normal: stddev")
+    if stddev < 0:
+        raise UsageError(f"init normal: stddev {stddev} is below 0")
+    return Init("normal", stddev, 0.0, _seed(seed, "normal"))
 
 
 def xavier(*, seed: int | None = None) -> Init:
     """Uniform on +-sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio, AISTATS 2010, eq. 16)."""
-    return Init("xavier", seed=seed)
+    return Init("xavier", seed=_seed(seed, "xavier"))
 
 
 def he(*, seed: int | None = None) -> Init:
     """Normal with sigma = sqrt(2 / fan_in) (He et al., ICCV 2015, eq. 10)."""
-    return Init("he", seed=seed)
+    return Init("he", seed=_seed(seed, "he"))
 
 
 def array(values: Any) -> Init:
     """The given array; every rank must be given the same one (compared by checksum at start)."""
-    return Init("array", values=np.asarray(values))
+    try:
+        return Init("array", values=np.asarray(values))
+    except ValueError as error:
+        raise UsageError(f"init array: {error}") from None
+
+
+def _number(value: Any, what: str) -> float:
+    """Return `value` as a float, or raise UsageError."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not isfinite(value):
+        raise UsageError(f"init {what} {value!r} is not a finite number")
+    return float(value)
+
+
+def _seed(seed: Any, kind: str) -> int | None:
+    """Return `seed` if a generator can be keyed by it, or raise UsageError."""
+    if seed is None:
+        return None
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 1 << 64:
+        raise UsageError(f"init {kind}: seed {seed!r} is neither None nor a number from 0 to 2**64 - 1")
+    return int(seed)

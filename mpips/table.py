@@ -8,7 +8,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Protocol
 
 import ml_dtypes
@@ -32,7 +34,7 @@ def dtype_name(dtype: Any) -> str:
     if isinstance(dtype, str) and dtype in DTYPES:
         return dtype
     try:
-        name = str(np.dtype(dtype).name)
+        name = str(dtype if dtype is None else np.dtype(dtype).name)  # for NumPy None is float64
     except TypeError:
         name = str(dtype)
     if name not in DTYPES:
@@ -82,24 +84,33 @@ class Dense:
     master: bool = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name or "/" in self.name or self.name.startswith("."):
-            raise UsageError(f"table {self.name!r}: a name is a string, not empty, without '/', not starting with '.'")
+        name: Any = self.name
+        if not isinstance(name, str) or not name or not name.isprintable() or "/" in name or name[0] == ".":
+            raise UsageError(f"table {self.name!r}: a name is a string, not empty, printable, without '/', not starting with '.'")
         where = f"table '{self.name}'"
         given: Any = self.shape  # a number is the shape of a vector
-        shape = (given,) if isinstance(given, (int, np.integer)) else tuple(given)
-        if any(not isinstance(n, (int, np.integer)) or n < 0 for n in shape):
+        shape = (given,) if _count(given) else tuple(given) if isinstance(given, Iterable) else (None,)
+        if not all(map(_count, shape)) or prod(shape) >= 1 << 60:
             raise UsageError(f"{where}: shape {self.shape!r} is not a tuple of sizes")
         object.__setattr__(self, "shape", tuple(int(n) for n in shape))
-        object.__setattr__(self, "dtype", dtype_name(self.dtype))
-        if self.staleness is not None and (isinstance(self.staleness, bool) or not isinstance(self.staleness, int)
-                                           or self.staleness < 0):
-            raise UsageError(f"{where}: staleness {self.staleness!r} is neither None nor a number from 0")
-        if not hasattr(self.optimizer, "slots"):
+        try:
+            object.__setattr__(self, "dtype", dtype_name(self.dtype))
+        except UsageError as error:
+            raise UsageError(f"{where}: {error}") from None
+        if self.staleness is not None:
+            if not _count(self.staleness):
+                raise UsageError(f"{where}: staleness {self.staleness!r} is neither None nor a number from 0")
+            object.__setattr__(self, "staleness", int(self.staleness))
+        if isinstance(self.optimizer, type) or not hasattr(self.optimizer, "slots"):
             raise UsageError(f"{where}: optimizer {self.optimizer!r} is not one of mpips.optim")
         if self.combine not in COMBINE:
             raise UsageError(f"{where}: combine {self.combine!r} is not one of {COMBINE}")
         if self.nonfinite not in NONFINITE:
             raise UsageError(f"{where}: nonfinite {self.nonfinite!r} is not one of {NONFINITE}")
+        if not isinstance(self.master, bool):
+            raise UsageError(f"{where}: master {self.master!r} is neither True nor False")
+        if not isinstance(self.init, Init):
+            raise UsageError(f"{where}: init {self.init!r:.60} is not one of mpips.init")
         self.init.check(self.name, self.shape)
 
     @property
@@ -136,8 +147,15 @@ class Dense:
         }
 
 
+def _count(value: Any) -> bool:
+    """Whether `value` is a whole number from 0."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= 0)
+
+
 def check_tables(tables: Any) -> list[Dense]:
     """Return `tables` as a list after checking that they are tables with different names."""
+    if not isinstance(tables, Iterable):
+        raise UsageError(f"tables: {tables!r:.60} is not a list of tables")
     out = list(tables)
     seen: set[str] = set()
     for table in out:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,13 +11,16 @@ import numpy as np
 import pytest
 
 from mpips import layout
+from mpips.layout import Layout
+from mpips.optim import Fold
 from mpips.server import Server
 from mpips.server.saving import Cut, Piece
 from mpips.table import Dense
 from mpips.transport.base import Backoff
+from mpips.transport.explore import Endpoint, Explorer
 from mpips.transport.model import World
-from mpips.transport.plan import make_plan
-from mpips.transport.words import END, NEVER
+from mpips.transport.plan import Plan, make_plan
+from mpips.transport.words import END, NEVER, Map, Words
 from mpips.worker import Reader, Worker
 from mpips.worker.link import Link
 
@@ -163,3 +167,66 @@ class Recorded:
 
     def folds(self, table: str, index: int) -> int:
         return self.counts[table, index]
+
+
+def explorer(tables: list[Dense], work: Callable[[Worker], Any], *, workers: int = 2, servers: int = 1, readers: int = 0,
+             read: Callable[[Reader], Any] | None = None, limit: int = 0) -> Explorer:
+    """Return an explorer of a job. `work` is called for each clock until it returns False, and keeps nothing from one to the next."""
+    def plan() -> Any:
+        return make_plan(tables, servers=servers, workers=workers, readers=readers)
+
+    def serve(index: int) -> Callable[[Any], Any]:
+        def go(transport: Any) -> Any:
+            server = Server(transport, plan(), index, engine="numpy")
+            transport.sync()
+            while True:
+                transport.point(frozen(server))
+                transport.poll()
+                if not server.step():
+                    if server.finished:
+                        return [_copied(piece) for piece in server._store.pieces(NEVER)]
+                    transport.pause(0)
+        return go
+
+    def client(k: int) -> Callable[[Any], Any]:
+        def go(transport: Any) -> None:
+            link = Link(transport, plan(), k, 0, 1e9)
+            if k < workers:
+                worker = Worker(link)
+                while work(worker) is not False:
+                    transport.point(frozen(worker))
+                worker._end()
+            else:
+                assert read is not None
+                read(Reader(link))
+                link.tell_all(END, 1)
+        return go
+
+    found = Explorer(plan(), limit=limit)
+    for s in range(servers):
+        found.add(f"s{s}", serve(s), server=s)
+    for k in range(workers + readers):
+        found.add(f"w{k}" if k < workers else f"r{k - workers}", client(k))
+    return found
+
+
+UNCHANGING = (Plan, Words, Map, Layout, Dense, Fold, Endpoint)
+
+
+def frozen(thing: Any, inside: tuple[int, ...] = ()) -> Any:
+    """Return all that can change in an object as one hashable value, without statistics and without the memory of a window."""
+    if thing is None or isinstance(thing, (bool, int, float, str, bytes)):
+        return thing
+    if isinstance(thing, UNCHANGING) or callable(thing) or id(thing) in inside:
+        return type(thing).__name__
+    inside = (*inside, id(thing))
+    if isinstance(thing, np.ndarray):
+        return thing.tobytes() if thing.base is None else None
+    if isinstance(thing, dict):
+        return frozenset((k, frozen(v, inside)) for k, v in thing.items() if k != "stats")
+    if isinstance(thing, (set, frozenset)):
+        return frozenset(thing)
+    if isinstance(thing, (list, tuple, deque)):
+        return tuple(frozen(v, inside) for v in thing)
+    names = [n for kind in type(thing).__mro__ for n in getattr(kind, "__slots__", ())]
+    return type(thing).__name__, frozen({n: getattr(thing, n) for n in names} | getattr(thing, "__dict__", {}), inside)

@@ -1,66 +1,456 @@
-"""Every interleaving of a tiny job on the model transport.
+"""Every interleaving of a tiny job, under a memory that is as weak as on MPI where that can matter.
 
-Depth first, each path run from the start: a path is the list of its decisions. A state (memory, what is under way, and for each rank
-all that it has read, which with its code is where it stands) that has been seen before is not followed again.
+What is free, and gone through completely:
+
+- The order of all accesses of all ranks.
+- Each word of a put (and of a server's own writing into a copy) becomes visible at any time until `flush` (or `sync`), each word of a
+  get is read at any time until `flush`, apart from the others. Words that are loaded together are read like those of a get.
+
+How that is feasible:
+
+- *Lazily.* When a word lands is decided only when somebody reads it, before or after; what nobody reads until the flush lands there. When
+  a word of a get is read is decided only when somebody writes it. So each time that can be told apart is gone through once, and
+  the others not at all. (A read or write in between that touches other words would see the same memory either way.)
+- *Local steps at once.* To begin a put or get touches no memory and delays nobody, so it is done together with the step before.
+- *States once.* A state is the memory, what is under way and where each rank stands. A rank stands where its history of values read has
+  led it, because its code is deterministic; a rank calls `point(key)` where `key` tells all of its future, so that other
+  histories with the same key are one place (a server at the top of its loop, a worker between two clocks).
+- *Waiting.* A rank that calls `pause` is where it was at its last `poll`: the values that it has read since did not change it. It goes
+  on when one of those could now be read differently.
+- *Code once.* What a rank does at a place after reading a value is run once and remembered; then exploring is table look-up.
+
+What is left out: a server's own control words are visible to all as soon as they are stored, and it sees those of the others at once
+(the "unified" model of MPI 4.1, 12.4; `mpips.transport.model` delays both). A put reads its data when it begins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
-from mpips.transport.model import World
+import numpy as np
+from greenlet import greenlet
+
+from mpips.errors import MpipsError
+from mpips.transport.base import Array
+from mpips.transport.model import Deadlock
+from mpips.transport.plan import Plan
+from mpips.transport.words import WORD
+
+Address = tuple[int, int]  # server, word
+Values = tuple[int, ...]
+
+LOCAL = {"put", "get", "look", "poll", "point"}  # these touch no memory
 
 
-class _Seen(Exception):
-    """This state has been followed already."""
+class Place:
+    """Where a rank stands: it is about to do `op`."""
+
+    __slots__ = ("back", "mark", "next", "number", "op", "since")
+
+    def __init__(self, number: int, op: tuple[Any, ...], back: tuple[Place, Any] | None) -> None:
+        self.number = number
+        self.op = op
+        self.back = back  # the place before, and what it read there
+        self.next: dict[Any, Place] = {}
+        self.mark: Place = self  # at the last poll
+        self.since: dict[Address, int] = {}  # values read since then
 
 
-class _Path:
-    """Follows given decisions, then always the first, and notes the others as paths to take."""
+class Program:
+    """One rank: a map of the places that its code can come to, drawn by running it."""
 
-    def __init__(self, given: tuple[int, ...], seen: set[int], todo: list[tuple[int, ...]]) -> None:
-        self._given = given
-        self._seen = seen
-        self._todo = todo
-        self._taken: list[int] = []
+    def __init__(self, name: str, work: Callable[[Endpoint], Any], plan: Plan, server: int | None) -> None:
+        self.name = name
+        self._work = work
+        self._plan = plan
+        self._server = server
+        self._points: dict[Hashable, Place] = {}
+        self._count = 0
+        self.runs = 0
+        self._restart()
+        self.start = self._place(self._op, None)
 
-    def choose(self, n: int, world: World) -> int:
-        at = len(self._taken)
-        if at < len(self._given):
-            pick = self._given[at]
+    def _restart(self) -> None:
+        self.runs += 1
+        self._endpoint = Endpoint(self._plan, self._server)
+        self._run = greenlet(self._main)
+        self._op: tuple[Any, ...] = self._run.switch()
+
+    def _main(self) -> tuple[Any, ...]:
+        try:
+            return "end", self._work(self._endpoint)
+        except Exception as error:  # noqa: BLE001 - it is a finding, and raised where it is reached
+            return "raise", error
+
+    def _place(self, op: tuple[Any, ...], back: tuple[Place, Any] | None) -> Place:
+        if op[0] == "point" and op[1] in self._points:
+            return self._points[op[1]]
+        self._count += 1
+        place = Place(self._count, op, back)
+        if op[0] == "point":
+            self._points[op[1]] = place
+        elif back is not None and op[0] != "poll":
+            before, result = back
+            place.mark = before.mark
+            read = _addresses(before.op)
+            place.since = {**before.since, **dict(zip(read, result, strict=True))} if read else before.since
+        self._at = place
+        return place
+
+    def follow(self, place: Place, result: Any) -> Place:
+        """Return where a rank that stands at `place` comes to when its operation gives `result`."""
+        if result in place.next:
+            return place.next[result]
+        if self._at is not place:
+            path = []
+            at = place
+            while at.back is not None:
+                path.append(at.back[1])
+                at = at.back[0]
+            self._restart()
+            for given in reversed(path):
+                self._op = self._run.switch(given)
+        self._op = self._run.switch(result)
+        there = place.mark if place.op[0] == "pause" else self._place(self._op, (place, result))
+        self._at = there
+        place.next[result] = there
+        return there
+
+
+def _addresses(op: tuple[Any, ...]) -> list[Address]:
+    """What an operation reads that a rank may wait for."""
+    return [(op[1], op[2] + i) for i in range(op[3])] if op[0] in ("load", "peek", "seen") else []
+
+
+class Endpoint:
+    """One rank's transport: each access is handed to the explorer, which says what it gives."""
+
+    def __init__(self, plan: Plan, server: int | None) -> None:
+        self._plan = plan
+        self._server = server
+        self._gets: dict[int, list[Array]] = {}
+        if server is not None:
+            m = plan.maps[server]
+            self._memory = np.zeros(m.size, np.uint8)
+            self._copies = self._memory[m.copy(0) : m.copy(2)].view(np.int64)
+            self._base = m.copy(0) // WORD
+            self._shadow = self._copies.copy()
+
+    def _do(self, *op: Any) -> Any:
+        parent = greenlet.getcurrent().parent
+        assert parent is not None, "an endpoint is used by its rank while it is explored"
+        if self._server is not None and not np.array_equal(self._copies, self._shadow):
+            changed = np.flatnonzero(self._copies != self._shadow).tolist()
+            self._shadow[:] = self._copies
+            parent.switch(("put", tuple(((self._server, self._base + i), int(self._copies[i])) for i in changed)))
+        return parent.switch(op)
+
+    def point(self, key: Hashable) -> None:
+        """Say that all this rank will do depends on `key` alone, and on what it reads from now on."""
+        copies = self._copies.tobytes() if self._server is not None else b""
+        self._do("point", (key, copies))
+
+    def put(self, server: int, offset: int, data: Array) -> None:
+        self.stores(server, offset // WORD, data.reshape(-1).view(np.int64))
+
+    def get(self, server: int, offset: int, out: Array) -> None:
+        flat = out.reshape(-1).view(np.int64)
+        self._gets.setdefault(server, []).append(flat)
+        self._do("get", server, offset // WORD, flat.size)
+
+    def store(self, server: int, word: int, value: int) -> None:
+        if server == self._server:
+            self._do("store", (server, word), value)
         else:
-            state = world.state()
-            if state in self._seen:
-                raise _Seen
-            self._seen.add(state)
-            self._todo += [(*self._taken, other) for other in range(n - 1, 0, -1)]
-            pick = 0
-        self._taken.append(pick)
-        return pick
+            self._do("put", (((server, word), value),))
+
+    def stores(self, server: int, word: int, values: Array) -> None:
+        if server == self._server:
+            for i, value in enumerate(values.tolist()):
+                self.store(server, word + i, value)
+        else:
+            self._do("put", tuple(((server, word + i), value) for i, value in enumerate(values.tolist())))
+
+    def load(self, server: int, word: int) -> int:
+        value: int = self._do("load", server, word, 1)[0]
+        return value
+
+    def loads(self, server: int, word: int, count: int) -> Array:
+        return np.array(self.row(server, word, count), np.int64)
+
+    def row(self, server: int, word: int, count: int) -> list[int]:
+        if server == self._server:
+            return list(self._do("load", server, word, count))
+        self._do("look", server, word, count)
+        return list(self._do("seen", server, word, count))
+
+    def flush(self, server: int) -> None:
+        values = self._do("flush", server)
+        for out in self._gets.pop(server, []):
+            out[:] = values[: out.size]
+            values = values[out.size :]
+
+    def sync(self) -> None:
+        if self._server is not None:
+            self._do("flush", self._server)
+
+    def mapped(self, server: int) -> Array | None:
+        if server != self._server:
+            return None
+        window = self._memory.view(_Window)
+        window.peek = self._peek
+        return window
+
+    def _peek(self, start: int, stop: int) -> None:
+        """Let the server see what lies in a part of its window that others write."""
+        assert self._server is not None
+        m = self._plan.maps[self._server]
+        if not m.copy(0) <= start < m.copy(2):
+            a, b = start // WORD, -(-stop // WORD)
+            self._memory[a * WORD : b * WORD].view(np.int64)[:] = self._do("peek", self._server, a, b - a)
+
+    def poll(self) -> None:
+        self._do("poll")
+
+    def pause(self, seconds: float) -> None:
+        self._do("pause")
 
 
-def explore(build: Callable[[_Path], World], check: Callable[[World], None], limit: int = 0) -> tuple[int, int, bool]:
-    """Run a job in every order; `check` looks at the end of each path and raises if something is wrong.
+class _Window(np.ndarray[Any, np.dtype[Any]]):
+    """A server's window as it reads it: what others write is looked up when it is sliced."""
+
+    peek: Callable[[int, int], None]
+
+    def __getitem__(self, part: Any) -> Any:
+        plain = self.view(np.ndarray)
+        if isinstance(part, slice):
+            start, stop, _ = part.indices(self.size)
+            if stop > start:
+                self.peek(start, stop)
+        return plain[part]
+
+
+class State(NamedTuple):
+    """One moment. Puts are (rank, address, value); gets are (rank, is a look, address, value or None while it is not read)."""
+
+    places: tuple[Place, ...]
+    memory: dict[Address, int]
+    puts: tuple[tuple[int, Address, int], ...]
+    gets: tuple[tuple[int, bool, Address, int | None], ...]
+
+
+@dataclass
+class Found(MpipsError):
+    """A rank raised; `path` names, step by step, who moved."""
+
+    path: list[str]
+    error: BaseException
+
+    def __str__(self) -> str:
+        return f"{type(self.error).__name__}: {self.error} after {len(self.path)} steps: {' '.join(self.path)}"
+
+
+@dataclass
+class Explorer:
+    """Goes through all that can happen.
 
     Args:
-        build: makes the world anew with the given chooser.
-        limit: paths after which to stop, 0 for none.
+        plan: of the job.
+        check: looks at what the ranks returned, in their order, at each end; raises if something is wrong.
+        limit: states after which to give up, 0 for none.
 
-    Returns:
-        (paths run, states seen, whether all were).
+    Attributes:
+        states, steps, ends: how many different ones there were.
     """
-    seen: set[int] = set()
-    todo: list[tuple[int, ...]] = [()]
-    paths = 0
-    while todo:
-        if limit and paths >= limit:
-            return paths, len(seen), False
-        paths += 1
-        world = build(_Path(todo.pop(), seen, todo))
+
+    plan: Plan
+    check: Callable[[list[Any]], None] = lambda results: None
+    limit: int = 0
+    programs: list[Program] = field(default_factory=list)
+    states: int = 0
+    steps: int = 0
+    ends: int = 0
+
+    def add(self, name: str, work: Callable[[Endpoint], Any], server: int | None = None) -> None:
+        """Add a rank; servers first, each runs alone up to its first `point` before anybody else begins."""
+        self.programs.append(Program(name, work, self.plan, server))
+
+    def run(self) -> bool:
+        """Go through all states; return whether they were all.
+
+        Raises:
+            Found: a rank or `check` raised.
+            Deadlock: a state in which nobody can go on.
+        """
+        start = self._begin()
+        seen = {_key(start)}
+        todo: list[tuple[State, Any]] = [(start, None)]
+        while todo:
+            state, path = todo.pop()
+            self.states += 1
+            if self.limit and self.states > self.limit:
+                return False
+            moved = False
+            for rank, place in enumerate(state.places):
+                if place.op[0] == "raise":
+                    raise Found(self._names(path), place.op[1])
+                for after in self._step(state, rank):
+                    moved = True
+                    self.steps += 1
+                    key = _key(after)
+                    if key not in seen:
+                        seen.add(key)
+                        todo.append((after, (path, rank)))
+            if not moved:
+                self._end(state, path)
+        return True
+
+    def _begin(self) -> State:
+        """Each server up to its first point, then everybody up to the first access."""
+        state = State(tuple(p.start for p in self.programs), {}, (), ())
+        for rank, program in enumerate(self.programs):
+            while program._server is not None and state.places[rank].op[0] != "point":
+                state = self._do(state, rank)[0]
+            state = self._local(state, rank)
+        return state
+
+    def _end(self, state: State, path: Any) -> None:
+        ops = [place.op for place in state.places]
+        if any(op[0] != "end" for op in ops):
+            left = [f"{p.name} ({op[0]})" for p, op in zip(self.programs, ops, strict=True) if op[0] != "end"]
+            raise Found(self._names(path), Deadlock("every rank waits: " + ", ".join(left)))
+        self.ends += 1
         try:
-            world.run()
-        except _Seen:
-            world.abandon()
-            continue
-        check(world)
-    return paths, len(seen), True
+            self.check([op[1] for op in ops])
+        except AssertionError as error:
+            raise Found(self._names(path), error) from error
+
+    def _names(self, path: Any) -> list[str]:
+        out: list[str] = []
+        while path is not None:
+            path, rank = path
+            out.append(self.programs[rank].name)
+        return out[::-1]
+
+    def _step(self, state: State, rank: int) -> Iterator[State]:
+        """All that one rank can do next, each up to its next access."""
+        place = state.places[rank]
+        if place.op[0] in ("end", "raise") or (place.op[0] == "pause" and not _awake(state, place)):
+            return
+        for after in self._do(state, rank):
+            yield self._local(after, rank)
+
+    def _local(self, state: State, rank: int) -> State:
+        """Do what touches no memory at once."""
+        while True:
+            op = state.places[rank].op
+            if op[0] not in LOCAL and not (op[0] == "flush" and not _under_way(state, rank, op[1])):
+                return state
+            state = self._do(state, rank)[0]
+
+    def _do(self, state: State, rank: int) -> list[State]:
+        """Carry out a rank's next operation in every way."""
+        op = state.places[rank].op
+        if op[0] == "put":
+            return [self._move(state._replace(puts=state.puts + tuple((rank, a, v) for a, v in op[1])), rank)]
+        if op[0] in ("get", "look"):
+            new = tuple((rank, op[0] == "look", (op[1], op[2] + i), None) for i in range(op[3]))
+            return [self._move(state._replace(gets=state.gets + new), rank)]
+        if op[0] in ("load", "peek"):
+            return [self._move(s, rank, v) for s, v in _reads(state, [(op[1], op[2] + i) for i in range(op[3])])]
+        if op[0] == "store":
+            return [self._move(s, rank) for s in _write(state, op[1], op[2])]
+        if op[0] == "seen":
+            return [self._move(s, rank, v) for s, v in _collect(state, rank, True, op[1])]
+        if op[0] == "flush":
+            return [self._move(done, rank, v) for s in _land(state, rank, op[1]) for done, v in _collect(s, rank, False, op[1])]
+        return [self._move(state, rank)]  # poll, point, pause
+
+    def _move(self, state: State, rank: int, result: Any = ()) -> State:
+        there = self.programs[rank].follow(state.places[rank], result)
+        return state._replace(places=(*state.places[:rank], there, *state.places[rank + 1 :]))
+
+
+def _key(state: State) -> tuple[int, int]:
+    """Two hashes of a state; equal ones are taken for the same state."""
+    memory = frozenset(item for item in state.memory.items() if item[1])
+    return hash((tuple(p.number for p in state.places), state.puts, state.gets, memory)), hash((memory, state.gets, len(state.puts)))
+
+
+def _awake(state: State, place: Place) -> bool:
+    """Whether something that a waiting rank has read could be read differently now."""
+    flying = {a for _, a, _ in state.puts}
+    return any(state.memory.get(a, 0) != v or a in flying for a, v in place.since.items())
+
+
+def _under_way(state: State, rank: int, server: int) -> bool:
+    """Whether a flush has anything to wait for."""
+    return (any(r == rank and a[0] == server for r, a, _ in state.puts)
+            or any(r == rank and not look and a[0] == server for r, look, a, _ in state.gets))
+
+
+def _write(state: State, address: Address, value: int) -> list[State]:
+    """Write a word; gets of it that are under way read it before, or not yet."""
+    old = state.memory.get(address, 0)
+    states = [state._replace(memory={**state.memory, address: value})]
+    if value != old:
+        for i, (rank, look, a, captured) in enumerate(state.gets):
+            if a == address and captured is None:
+                states += [s._replace(gets=(*s.gets[:i], (rank, look, a, old), *s.gets[i + 1 :])) for s in states]
+    return states
+
+
+def _drop(state: State, i: int) -> State:
+    return state._replace(puts=state.puts[:i] + state.puts[i + 1 :])
+
+
+def _reads(state: State, addresses: Sequence[Address]) -> list[tuple[State, Values]]:
+    """Read words; puts to them that are under way have landed, or not yet."""
+    out: list[tuple[State, Values]] = [(state, ())]
+    for address in addresses:
+        out = [(after, (*values, after.memory.get(address, 0))) for before, values in out for after in _landed(before, address)]
+    return out
+
+
+def _landed(state: State, address: Address) -> list[State]:
+    """The state, and those in which some puts to a word have landed."""
+    out = [state]
+    for i, (_, a, value) in enumerate(state.puts):
+        if a == address:
+            for after in _write(_drop(state, i), address, value):
+                out += _landed(after, address)
+    return out
+
+
+def _land(state: State, rank: int, server: int) -> list[State]:
+    """Land all puts of a rank to a server, in any order where that makes a difference."""
+    mine = [i for i, (r, a, _) in enumerate(state.puts) if r == rank and a[0] == server]
+    if not mine:
+        return [state]
+    first = state.puts[mine[0]][1]
+    out = []
+    for i in mine:
+        _, address, value = state.puts[i]
+        if address == first:
+            for after in _write(_drop(state, i), address, value):
+                out += _land(after, rank, server)
+    return out
+
+
+def _collect(state: State, rank: int, look: bool, server: int) -> list[tuple[State, Values]]:
+    """Complete a rank's gets (or its look) at a server; return the values in their order."""
+    out: list[tuple[State, Values]] = [(state, ())]
+    for get in [g for g in state.gets if g[0] == rank and g[1] == look and g[2][0] == server]:
+        new: list[tuple[State, Values]] = []
+        for before, values in out:
+            i = next(i for i, g in enumerate(before.gets) if g[:3] == get[:3])
+            captured = before.gets[i][3]
+            rest = before._replace(gets=before.gets[:i] + before.gets[i + 1 :])
+            if captured is not None:
+                new.append((rest, (*values, captured)))
+            else:
+                new += [(after, (*values, after.memory.get(get[2], 0))) for after in _landed(rest, get[2])]
+        out = new
+    return out

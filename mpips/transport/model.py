@@ -26,8 +26,8 @@ from mpips.transport.base import Array
 from mpips.transport.plan import Plan
 from mpips.transport.words import WORD
 
-PACES = (1, 1, 4, 16, 64)  # how often a rank runs, relative to the others
-CHANGE = 128  # steps after which the ranks' paces are drawn again, on average
+PACES = (1, 10, 100, 1000)  # how often a rank runs, relative to the others
+CHANGE = (4, 8, 16, 64)  # steps after which the paces are drawn again, on average
 
 
 class Deadlock(MpipsError):
@@ -71,11 +71,14 @@ class World:
         self._mine: list[list[slice]] = []  # parts of each window that its server writes
         self._theirs: list[list[slice]] = []
         for server, m in enumerate(self.plan.maps):
-            mine = [slice(a * WORD, b * WORD) for a, b in self.plan.words.owned(server)] + [slice(m.copy(0), m.copy(2))]
-            edges = [0, *(e for s in mine for e in (s.start, s.stop)), m.size]
-            self._mine.append(mine)
+            words = [(a * WORD, b * WORD) for a, b in self.plan.words.owned(server)]
+            edges = [0, *(e for w in words for e in w), m.copy(0)]
+            self._mine.append([slice(*w) for w in words] + [slice(m.copy(c), m.copy(c) + m.nbytes) for c in (0, 1) if m.nbytes])
             self._theirs.append([slice(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if a < b])
+            halves = [m.mailbox(k, half) for k in range(self.plan.workers) for half in (0, 1)]
+            self._theirs[-1] += [slice(at, at + m.nbytes) for at in halves if m.nbytes]
         self._paces: list[int] = []
+        self._change = self.random.choice(CHANGE)
 
     def add(self, name: str, work: Callable[[Endpoint], Any], server: int | None = None) -> Endpoint:
         """Add a rank that runs `work(endpoint)`; `server` is its number if it is one."""
@@ -110,7 +113,7 @@ class World:
             chosen.ended = chosen.run.dead
 
     def _pick(self, ready: list[int]) -> int:
-        if not self._paces or self.random.random() * CHANGE < 1:
+        if not self._paces or self.random.random() * self._change < 1:
             self._paces = self.random.choices(PACES, k=len(self.ranks))
         if len(ready) == 1:
             return ready[0]

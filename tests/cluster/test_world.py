@@ -68,7 +68,7 @@ def test_a_real_world_and_a_real_singleton() -> None:
     assert (done.code, done.out.split("\n").count("world of 2")) == (0, 2), done
     alone = subprocess.run([sys.executable, "-c", REFUSE], env={**environment(), "SLURM_STEP_NUM_TASKS": "2"},
                            capture_output=True, text=True, timeout=60, check=False)
-    assert alone.returncode == 1
+    assert alone.returncode == 2
     assert f"SLURM_STEP_NUM_TASKS=2), but {vendor()} sees each of them alone" in alone.stderr
 
 
