@@ -180,7 +180,7 @@ def explorer(tables: list[Dense], work: Callable[[Worker], Any], *, workers: int
             server = Server(transport, plan(), index, engine="numpy")
             transport.sync()
             while True:
-                transport.point(frozen(server))
+                transport.point(lambda: frozen(server))
                 transport.poll()
                 if not server.step():
                     if server.finished:
@@ -194,7 +194,7 @@ def explorer(tables: list[Dense], work: Callable[[Worker], Any], *, workers: int
             if k < workers:
                 worker = Worker(link)
                 while work(worker) is not False:
-                    transport.point(frozen(worker))
+                    transport.point(lambda: frozen(worker))
                 worker._end()
             else:
                 assert read is not None

@@ -25,7 +25,8 @@ N = 200_000
 UNIFORM64 = [4596247028410301580, 4600057806755834052, 4603822071118523233, 4603970084172374068]
 
 
-def values(how: Init, shape: tuple[int, ...] = (N,), dtype: Any = np.float32, *, seed: int = 0, name: str = "w", index: int = 0) -> Array:
+def values(how: Init, shape: tuple[int, ...] = (N,), dtype: Any = np.float32, *, seed: int = 0,
+           name: str = "w", index: int = 0) -> Array:
     n = int(np.prod(shape))
     return how.block(name, shape, np.dtype(dtype), seed=seed, index=index, start=0, stop=n)
 
@@ -137,12 +138,16 @@ def test_arrays_are_compared_by_their_bytes() -> None:
 
 
 @pytest.mark.parametrize(("make", "says"), [
-    (lambda: init.constant(cast("Any", "x")), "init constant: value 'x'"), (lambda: init.constant(cast("Any", None)), "init constant: value None"),
+    (lambda: init.constant(cast("Any", "x")), "init constant: value 'x'"),
+    (lambda: init.constant(cast("Any", None)), "init constant: value None"),
     (lambda: init.constant(float("nan")), "init constant: value nan"), (lambda: init.constant(True), "init constant: value True"),
-    (lambda: init.uniform(1, 0), "init uniform: low 1.0 is above high 0.0"), (lambda: init.uniform(0, float("inf")), "init uniform: high inf"),
-    (lambda: init.normal(-1), "init normal: stddev -1.0 is below 0"), (lambda: init.normal(cast("Any", "a")), "init normal: stddev 'a'"),
+    (lambda: init.uniform(1, 0), "init uniform: low 1.0 is above high 0.0"),
+    (lambda: init.uniform(0, float("inf")), "init uniform: high inf"),
+    (lambda: init.normal(-1), "init normal: stddev -1.0 is below 0"),
+    (lambda: init.normal(cast("Any", "a")), "init normal: stddev 'a'"),
     (lambda: init.normal(seed=-1), "init normal: seed -1"), (lambda: init.he(seed=cast("Any", 1.5)), "init he: seed 1.5"),
-    (lambda: init.xavier(seed=cast("Any", "a")), "init xavier: seed 'a'"), (lambda: init.uniform(seed=1 << 64), "init uniform: seed 18446744073709551616"),
+    (lambda: init.xavier(seed=cast("Any", "a")), "init xavier: seed 'a'"),
+    (lambda: init.uniform(seed=1 << 64), "init uniform: seed 18446744073709551616"),
     (lambda: init.array([[1], [1, 2]]), "init array: "),
 ])
 def test_what_is_wrong_is_one_line(make: Any, says: str) -> None:
@@ -151,13 +156,15 @@ def test_what_is_wrong_is_one_line(make: Any, says: str) -> None:
     assert str(caught.value).startswith(says)
 
 
-@given(servers=st.integers(1, 6), workers=st.integers(1, 3), seed=st.integers(0, (1 << 64) - 1), dtype=st.sampled_from(["float32", "float16"]))
+@given(servers=st.integers(1, 6), workers=st.integers(1, 3), seed=st.integers(0, (1 << 64) - 1),
+       dtype=st.sampled_from(["float32", "float16"]))
 def test_values_do_not_depend_on_the_number_of_servers(servers: int, workers: int, seed: int, dtype: str) -> None:
     """By the servers' own way, from the tables to what a pull would read."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(layout, "BLOCK", 64)
         patch.setattr(layout, "WHOLE", 64)
-        tables = [Dense("a", (7, 11), SGD, init.normal(), dtype=dtype), Dense("b", (), SGD, init.he()), Dense("c", (0, 2), SGD, init.xavier()),
+        tables = [Dense("a", (7, 11), SGD, init.normal(), dtype=dtype), Dense("b", (), SGD, init.he()),
+                  Dense("c", (0, 2), SGD, init.xavier()),
                   Dense("d", (13, 3), SGD, init.xavier(seed=4))]
         found = [read(tables, n, w, seed) for n, w in ((1, 1), (servers, workers))]
     for one, other in zip(*found, strict=True):

@@ -25,9 +25,9 @@ What is left out: a server's own control words are visible to all as soon as the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from greenlet import greenlet
@@ -44,37 +44,81 @@ Values = tuple[int, ...]
 LOCAL = {"put", "get", "look", "poll", "point"}  # these touch no memory
 
 
+class Owners:
+    """Who may touch what: the parts of a window, by who writes them and who reads them."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def part(self, address: Address) -> str:
+        """Name the part in which a word lies."""
+        server, word = address
+        words, m = self._plan.words, self._plan.maps[server]
+        for k in range(self._plan.clients):
+            if words.client(k) <= word < words.client(k + 1):
+                return f"{server}:client {k}"
+            if words.reply(k) <= word < words.reply(k + 1):
+                return f"{server}:reply {k}"
+        for k in range(self._plan.workers):
+            if m.mailbox(k, 0) <= word * WORD < m.mailbox(k + 1, 0):
+                return f"{server}:client {k}"
+            if words.ack(k) <= word < words.ack(k + 1):
+                return f"{server}:reply {k}"
+        for s in range(self._plan.servers):
+            if words.peer(s) <= word < words.peer(s + 1):
+                return f"{server}:peer {s}"
+        return f"{server}:all"
+
+    def rights(self, kind: str, number: int) -> tuple[frozenset[str], frozenset[str]]:
+        """Return the parts that server or client `number` may ever read, and write."""
+        plan = self._plan
+        if kind == "client":
+            reads = {f"{s}:{part}" for s in range(plan.servers) for part in ("all", f"reply {number}", f"client {number}")}
+            return frozenset(reads), frozenset(f"{s}:client {number}" for s in range(plan.servers))
+        own = {"all", *(f"reply {k}" for k in range(plan.clients)), *(f"client {k}" for k in range(plan.clients)),
+               *(f"peer {s}" for s in range(plan.servers))}
+        writes = {f"{number}:all", *(f"{number}:reply {k}" for k in range(plan.clients)), *(f"{s}:peer {number}" for s in range(plan.servers))}
+        return frozenset(f"{number}:{part}" for part in own), frozenset(writes)
+
+
 class Place:
     """Where a rank stands: it is about to do `op`."""
 
-    __slots__ = ("back", "mark", "next", "number", "op", "since")
+    __slots__ = ("addresses", "back", "mark", "next", "number", "op", "reads", "since", "writes")
 
     def __init__(self, number: int, op: tuple[Any, ...], back: tuple[Place, Any] | None) -> None:
         self.number = number
         self.op = op
         self.back = back  # the place before, and what it read there
-        self.next: dict[Any, Place] = {}
+        self.next: dict[Values, Place] = {}
         self.mark: Place = self  # at the last poll
         self.since: dict[Address, int] = {}  # values read since then
+        self.addresses: list[Address] = [(op[1], op[2] + i) for i in range(op[3])] if op[0] in ("load", "peek", "seen") else []
+        self.reads: frozenset[str] = frozenset()  # parts of windows that `op` touches
+        self.writes: frozenset[str] = frozenset()
 
 
 class Program:
     """One rank: a map of the places that its code can come to, drawn by running it."""
 
-    def __init__(self, name: str, work: Callable[[Endpoint], Any], plan: Plan, server: int | None) -> None:
+    def __init__(self, name: str, work: Callable[[Endpoint], Any], plan: Plan, server: int | None, owners: Owners,
+                 owner: tuple[str, int], rank: int) -> None:
         self.name = name
+        self.server = server
+        self.may_read, self.may_write = owners.rights(*owner)
+        self._owners = owners
         self._work = work
         self._plan = plan
-        self._server = server
         self._points: dict[Hashable, Place] = {}
         self._count = 0
+        self._under_way: dict[str, frozenset[str]] = {}
         self.runs = 0
         self._restart()
         self.start = self._place(self._op, None)
 
     def _restart(self) -> None:
         self.runs += 1
-        self._endpoint = Endpoint(self._plan, self._server)
+        self._endpoint = Endpoint(self._plan, self.server)
         self._run = greenlet(self._main)
         self._op: tuple[Any, ...] = self._run.switch()
 
@@ -85,8 +129,10 @@ class Program:
             return "raise", error
 
     def _place(self, op: tuple[Any, ...], back: tuple[Place, Any] | None) -> Place:
-        if op[0] == "point" and op[1] in self._points:
-            return self._points[op[1]]
+        if op[0] == "point":
+            op = ("point", op[1]())
+            if op[1] in self._points:
+                return self._points[op[1]]
         self._count += 1
         place = Place(self._count, op, back)
         if op[0] == "point":
@@ -94,15 +140,28 @@ class Program:
         elif back is not None and op[0] != "poll":
             before, result = back
             place.mark = before.mark
-            read = _addresses(before.op)
-            place.since = {**before.since, **dict(zip(read, result, strict=True))} if read else before.since
-        self._at = place
+            place.since = {**before.since, **dict(zip(before.addresses, result, strict=True))} if before.addresses else before.since
+        self._rights(place)
         return place
 
-    def follow(self, place: Place, result: Any) -> Place:
-        """Return where a rank that stands at `place` comes to when its operation gives `result`."""
-        if result in place.next:
-            return place.next[result]
+    def _rights(self, place: Place) -> None:
+        """Note what a step from here may touch: a flush and the end of a look also all that was begun."""
+        op, part = place.op, self._owners.part
+        if op[0] in ("load", "peek", "seen"):
+            place.reads = frozenset(part(a) for a in place.addresses)
+        elif op[0] == "store":
+            place.writes = frozenset([part(op[1])])
+        elif op[0] == "put":
+            place.writes = frozenset(part(a) for a, _ in op[1])
+        elif op[0] in ("get", "look"):
+            place.reads = frozenset(part((op[1], op[2] + i)) for i in range(op[3]))
+        elif op[0] in ("flush", "pause"):
+            place.reads, place.writes = self.may_read, self.may_write
+        if not (place.reads <= self.may_read and place.writes <= self.may_write):
+            place.op = ("raise", MpipsError(f"{self.name} touches what is not its own: {op}"))
+
+    def follow(self, place: Place, result: Values) -> Place:
+        """Return where a rank that stands at `place` comes to when its operation gives `result`; by running it."""
         if self._at is not place:
             path = []
             at = place
@@ -118,10 +177,7 @@ class Program:
         place.next[result] = there
         return there
 
-
-def _addresses(op: tuple[Any, ...]) -> list[Address]:
-    """What an operation reads that a rank may wait for."""
-    return [(op[1], op[2] + i) for i in range(op[3])] if op[0] in ("load", "peek", "seen") else []
+    _at: Place | None = None  # where the code that runs stands
 
 
 class Endpoint:
@@ -147,10 +203,9 @@ class Endpoint:
             parent.switch(("put", tuple(((self._server, self._base + i), int(self._copies[i])) for i in changed)))
         return parent.switch(op)
 
-    def point(self, key: Hashable) -> None:
-        """Say that all this rank will do depends on `key` alone, and on what it reads from now on."""
-        copies = self._copies.tobytes() if self._server is not None else b""
-        self._do("point", (key, copies))
+    def point(self, key: Callable[[], Hashable]) -> None:
+        """Say that all this rank will do depends on `key()` alone, and on what it reads from now on."""
+        self._do("point", lambda: (key(), self._copies.tobytes() if self._server is not None else b""))
 
     def put(self, server: int, offset: int, data: Array) -> None:
         self.stores(server, offset // WORD, data.reshape(-1).view(np.int64))
@@ -232,24 +287,35 @@ class _Window(np.ndarray[Any, np.dtype[Any]]):
         return plain[part]
 
 
-class State(NamedTuple):
-    """One moment. Puts are (rank, address, value); gets are (rank, is a look, address, value or None while it is not read)."""
+@dataclass(frozen=True, slots=True)
+class State:
+    """One moment.
+
+    Attributes:
+        memory: words that are not zero.
+        puts: (rank, address, value) of each word that is under way.
+        gets: (rank, whether it is a look, address, value or None while it is not read) of each word that is under way.
+        hash: of the memory.
+    """
 
     places: tuple[Place, ...]
     memory: dict[Address, int]
     puts: tuple[tuple[int, Address, int], ...]
     gets: tuple[tuple[int, bool, Address, int | None], ...]
+    hash: int
+
+    def key(self) -> int:
+        """Hash of all; equal ones are taken for the same state."""
+        return hash((self.hash, self.puts, self.gets, *[place.number for place in self.places]))
 
 
-@dataclass
 class Found(MpipsError):
-    """A rank raised; `path` names, step by step, who moved."""
+    """A rank or a check raised; `path` names, step by step, who moved."""
 
-    path: list[str]
-    error: BaseException
-
-    def __str__(self) -> str:
-        return f"{type(self.error).__name__}: {self.error} after {len(self.path)} steps: {' '.join(self.path)}"
+    def __init__(self, path: list[str], error: BaseException) -> None:
+        super().__init__(f"{type(error).__name__}: {error} after {len(path)} steps: {' '.join(path)}")
+        self.path = path
+        self.error = error
 
 
 @dataclass
@@ -274,44 +340,78 @@ class Explorer:
     ends: int = 0
 
     def add(self, name: str, work: Callable[[Endpoint], Any], server: int | None = None) -> None:
-        """Add a rank; servers first, each runs alone up to its first `point` before anybody else begins."""
-        self.programs.append(Program(name, work, self.plan, server))
+        """Add a rank; servers first, each runs alone up to its first `point` before anybody else begins; then clients in order."""
+        owner = ("server", server) if server is not None else ("client", len(self.programs) - self.plan.servers)
+        self.programs.append(Program(name, work, self.plan, server, Owners(self.plan), owner, len(self.programs)))
 
     def run(self) -> bool:
         """Go through all states; return whether they were all.
 
         Raises:
-            Found: a rank or `check` raised.
-            Deadlock: a state in which nobody can go on.
+            Found: a rank or `check` raised, or nobody can go on.
         """
         start = self._begin()
-        seen = {_key(start)}
+        seen = {start.key()}
         todo: list[tuple[State, Any]] = [(start, None)]
         while todo:
             state, path = todo.pop()
             self.states += 1
             if self.limit and self.states > self.limit:
                 return False
-            moved = False
-            for rank, place in enumerate(state.places):
-                if place.op[0] == "raise":
-                    raise Found(self._names(path), place.op[1])
-                for after in self._step(state, rank):
-                    moved = True
-                    self.steps += 1
-                    key = _key(after)
-                    if key not in seen:
-                        seen.add(key)
-                        todo.append((after, (path, rank)))
-            if not moved:
+            found = self._after(state, path)
+            if not found:
                 self._end(state, path)
+            self.steps += len(found)
+            for rank, after in found:
+                key = after.key()
+                if key not in seen:
+                    seen.add(key)
+                    todo.append((after, (path, rank)))
         return True
+
+    def _after(self, state: State, path: Any) -> list[tuple[int, State]]:
+        """States that follow a state and lead to all that can happen; see `_together`."""
+        out: list[tuple[int, State]] = []
+        can = [rank for rank, place in enumerate(state.places) if self._can(state, place, path)]
+        some = self._together(state, can)
+        while True:
+            for rank in some:
+                out += [(rank, after) for after in self._step(state, rank)]
+            if len(some) == len(can) or all(after.places[rank].number > state.places[rank].number for rank, after in out):
+                return out
+            some = [rank for rank in can if rank not in some]  # somebody has come back to where he was: leave nobody out
+            can = some
+
+    def _can(self, state: State, place: Place, path: Any) -> bool:
+        kind = place.op[0]
+        if kind == "raise":
+            raise Found(self._names(path), place.op[1])
+        if kind == "pause":
+            return _awake(state, place)
+        return kind != "end"
+
+    def _together(self, state: State, can: list[int]) -> list[int]:
+        """Return ranks whose next steps nobody else can get in the way of, before one of them has moved.
+
+        That is a persistent set (Godefroid, LNCS 1032, 1996, chapter 4) of what these ranks do next: it is enough to go on with them.
+        """
+        best = can
+        for first in can:
+            some = [first]
+            for rank in some:
+                reads, writes = state.places[rank].reads, state.places[rank].writes
+                some += [q for q, p in enumerate(self.programs) if q not in some
+                         and (reads & p.may_write or writes & p.may_read or writes & p.may_write)]
+            some = [rank for rank in some if rank in can]
+            if len(some) < len(best):
+                best = some
+        return best
 
     def _begin(self) -> State:
         """Each server up to its first point, then everybody up to the first access."""
-        state = State(tuple(p.start for p in self.programs), {}, (), ())
+        state = State(tuple(p.start for p in self.programs), {}, (), (), 0)
         for rank, program in enumerate(self.programs):
-            while program._server is not None and state.places[rank].op[0] != "point":
+            while program.server is not None and state.places[rank].op[0] != "point":
                 state = self._do(state, rank)[0]
             state = self._local(state, rank)
         return state
@@ -334,13 +434,9 @@ class Explorer:
             out.append(self.programs[rank].name)
         return out[::-1]
 
-    def _step(self, state: State, rank: int) -> Iterator[State]:
+    def _step(self, state: State, rank: int) -> list[State]:
         """All that one rank can do next, each up to its next access."""
-        place = state.places[rank]
-        if place.op[0] in ("end", "raise") or (place.op[0] == "pause" and not _awake(state, place)):
-            return
-        for after in self._do(state, rank):
-            yield self._local(after, rank)
+        return [self._local(after, rank) for after in self._do(state, rank)]
 
     def _local(self, state: State, rank: int) -> State:
         """Do what touches no memory at once."""
@@ -352,37 +448,39 @@ class Explorer:
 
     def _do(self, state: State, rank: int) -> list[State]:
         """Carry out a rank's next operation in every way."""
-        op = state.places[rank].op
-        if op[0] == "put":
-            return [self._move(state._replace(puts=state.puts + tuple((rank, a, v) for a, v in op[1])), rank)]
-        if op[0] in ("get", "look"):
-            new = tuple((rank, op[0] == "look", (op[1], op[2] + i), None) for i in range(op[3]))
-            return [self._move(state._replace(gets=state.gets + new), rank)]
-        if op[0] in ("load", "peek"):
-            return [self._move(s, rank, v) for s, v in _reads(state, [(op[1], op[2] + i) for i in range(op[3])])]
-        if op[0] == "store":
-            return [self._move(s, rank) for s in _write(state, op[1], op[2])]
-        if op[0] == "seen":
+        place = state.places[rank]
+        op = place.op
+        kind = op[0]
+        if kind in ("load", "peek"):
+            return [self._move(s, rank, v) for s, v in _reads(state, place.addresses)]
+        if kind == "seen":
             return [self._move(s, rank, v) for s, v in _collect(state, rank, True, op[1])]
-        if op[0] == "flush":
+        if kind == "store":
+            return [self._move(s, rank, ()) for s in _write(state, op[1], op[2])]
+        if kind == "flush":
             return [self._move(done, rank, v) for s in _land(state, rank, op[1]) for done, v in _collect(s, rank, False, op[1])]
-        return [self._move(state, rank)]  # poll, point, pause
+        there = self._next(place, rank, ())
+        places = (*state.places[:rank], there, *state.places[rank + 1 :])
+        puts, gets = state.puts, state.gets
+        if kind == "put":
+            puts += tuple((rank, a, v) for a, v in op[1])
+        elif kind in ("get", "look"):
+            gets += tuple((rank, kind == "look", (op[1], op[2] + i), None) for i in range(op[3]))
+        return [State(places, state.memory, puts, gets, state.hash)]
 
-    def _move(self, state: State, rank: int, result: Any = ()) -> State:
-        there = self.programs[rank].follow(state.places[rank], result)
-        return state._replace(places=(*state.places[:rank], there, *state.places[rank + 1 :]))
+    def _next(self, place: Place, rank: int, result: Values) -> Place:
+        there = place.next.get(result)
+        return there if there is not None else self.programs[rank].follow(place, result)
 
-
-def _key(state: State) -> tuple[int, int]:
-    """Two hashes of a state; equal ones are taken for the same state."""
-    memory = frozenset(item for item in state.memory.items() if item[1])
-    return hash((tuple(p.number for p in state.places), state.puts, state.gets, memory)), hash((memory, state.gets, len(state.puts)))
+    def _move(self, state: State, rank: int, result: Values) -> State:
+        there = self._next(state.places[rank], rank, result)
+        return State((*state.places[:rank], there, *state.places[rank + 1 :]), state.memory, state.puts, state.gets, state.hash)
 
 
 def _awake(state: State, place: Place) -> bool:
     """Whether something that a waiting rank has read could be read differently now."""
-    flying = {a for _, a, _ in state.puts}
-    return any(state.memory.get(a, 0) != v or a in flying for a, v in place.since.items())
+    memory, since = state.memory, place.since
+    return any(memory.get(a, 0) != v for a, v in since.items()) or any(a in since for _, a, _ in state.puts)
 
 
 def _under_way(state: State, rank: int, server: int) -> bool:
@@ -391,23 +489,28 @@ def _under_way(state: State, rank: int, server: int) -> bool:
             or any(r == rank and not look and a[0] == server for r, look, a, _ in state.gets))
 
 
-def _write(state: State, address: Address, value: int) -> list[State]:
-    """Write a word; gets of it that are under way read it before, or not yet."""
+def _write(state: State, address: Address, value: int, without: int = -1) -> list[State]:
+    """Write a word; gets of it that are under way read it before, or not yet. `without` is the put that lands with it."""
+    puts = state.puts if without < 0 else state.puts[:without] + state.puts[without + 1 :]
     old = state.memory.get(address, 0)
-    states = [state._replace(memory={**state.memory, address: value})]
-    if value != old:
-        for i, (rank, look, a, captured) in enumerate(state.gets):
-            if a == address and captured is None:
-                states += [s._replace(gets=(*s.gets[:i], (rank, look, a, old), *s.gets[i + 1 :])) for s in states]
-    return states
-
-
-def _drop(state: State, i: int) -> State:
-    return state._replace(puts=state.puts[:i] + state.puts[i + 1 :])
+    if value == old:
+        return [State(state.places, state.memory, puts, state.gets, state.hash)]
+    memory = {**state.memory, address: value}
+    digest = state.hash ^ (hash((address, old)) if old else 0) ^ (hash((address, value)) if value else 0)
+    if not value:
+        del memory[address]
+    choices = [state.gets]
+    for i, (rank, look, a, captured) in enumerate(state.gets):
+        if a == address and captured is None:
+            choices += [(*gets[:i], (rank, look, a, old), *gets[i + 1 :]) for gets in choices]
+    return [State(state.places, memory, puts, gets, digest) for gets in choices]
 
 
 def _reads(state: State, addresses: Sequence[Address]) -> list[tuple[State, Values]]:
     """Read words; puts to them that are under way have landed, or not yet."""
+    if not any(a in addresses for _, a, _ in state.puts):
+        get = state.memory.get
+        return [(state, tuple([get(a, 0) for a in addresses]))]
     out: list[tuple[State, Values]] = [(state, ())]
     for address in addresses:
         out = [(after, (*values, after.memory.get(address, 0))) for before, values in out for after in _landed(before, address)]
@@ -419,7 +522,7 @@ def _landed(state: State, address: Address) -> list[State]:
     out = [state]
     for i, (_, a, value) in enumerate(state.puts):
         if a == address:
-            for after in _write(_drop(state, i), address, value):
+            for after in _write(state, address, value, i):
                 out += _landed(after, address)
     return out
 
@@ -434,7 +537,7 @@ def _land(state: State, rank: int, server: int) -> list[State]:
     for i in mine:
         _, address, value = state.puts[i]
         if address == first:
-            for after in _write(_drop(state, i), address, value):
+            for after in _write(state, address, value, i):
                 out += _land(after, rank, server)
     return out
 
@@ -447,7 +550,7 @@ def _collect(state: State, rank: int, look: bool, server: int) -> list[tuple[Sta
         for before, values in out:
             i = next(i for i, g in enumerate(before.gets) if g[:3] == get[:3])
             captured = before.gets[i][3]
-            rest = before._replace(gets=before.gets[:i] + before.gets[i + 1 :])
+            rest = State(before.places, before.memory, before.puts, before.gets[:i] + before.gets[i + 1 :], before.hash)
             if captured is not None:
                 new.append((rest, (*values, captured)))
             else:

@@ -22,8 +22,8 @@ def job(ranks: int, *, dtype: str = "float32", servers: int = 1, readers: int = 
     return [json.loads(line) for line in done.out.splitlines()]
 
 
-@pytest.mark.parametrize(("dtype", "nodes"), [("float32", "real"), ("float32", "single"), ("float64", "single"), ("float16", "real"),
-                                              ("bfloat16", "single")])
+@pytest.mark.parametrize(("dtype", "nodes"), [("float32", "real"), ("float32", "single"), ("float64", "single"),
+                                              ("float16", "real"), ("bfloat16", "single")])
 def test_all_verbs(dtype: str, nodes: str) -> None:
     assert job(4, dtype=dtype, servers=2, nodes=nodes) == [{"turn": 0, "workers": 2}]
 
@@ -47,7 +47,8 @@ def test_tables_are_created_on_the_way(servers: int) -> None:
 
 
 def test_run_twice_in_one_process_and_save_in_each(tmp_path: Path) -> None:
-    assert job(4, servers=2, directory=str(tmp_path / "run"), turns=2) == [{"turn": 0, "workers": 2}, {"turn": 1, "workers": 2}]
+    lines = job(4, servers=2, directory=str(tmp_path / "run"), turns=2)
+    assert lines == [{"turn": 0, "workers": 2}, {"turn": 1, "workers": 2}]
 
 
 def test_one_worker_is_enough() -> None:

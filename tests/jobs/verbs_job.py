@@ -1,7 +1,8 @@
 """Every verb of a worker, and of a reader, for one dtype; each of the two workers checks what it gets where it gets it.
 
-Tables add up what is pushed, so after c clocks of pushing `mine(k)` (k + 1 everywhere) by each worker k a table holds c * (1 + 2). The
-names say staleness and size: "w0" is whole on one server, "big0" is dealt out over all of them. Small integers are exact in every dtype.
+Tables add up what is pushed, and worker k pushes k + 1 everywhere, so after c clocks a table holds c * (1 + 2) with two workers.
+The names say size and staleness: "w0" is whole on one server, "big0" is dealt out over all of them, "bign" has none. Small integers
+are exact in every dtype.
 """
 
 import json
@@ -155,7 +156,8 @@ def together(check: Check) -> None:
     values = ps.pushpull({name: check.mine(name) for name in late})
     check.pushed(dict.fromkeys(late, 1))
     for name, value in values.items():
-        assert BY_NAME[name].size == 0 or np.asarray(value, np.float64).min() >= check.total[name] - check.all + ps.index + 1, "its own"
+        least = np.asarray(value, np.float64).min(initial=np.inf)
+        assert least >= check.total[name] - check.all + ps.index + 1, "its own"
     check.settle()
 
 
@@ -205,13 +207,16 @@ def refusals(check: Check) -> None:
     nan[1, 1] = np.nan
     other = np.zeros((3, 5), np.float64 if options["dtype"] != "float64" else np.float32)
     wrong = [
-        (lambda: ps.pull("nope"), UnknownTable, "unknown table 'nope'"), (lambda: ps.push("nope", w), UnknownTable, "unknown table 'nope'"),
+        (lambda: ps.pull("nope"), UnknownTable, "unknown table 'nope'"),
+        (lambda: ps.push("nope", w), UnknownTable, "unknown table 'nope'"),
         (lambda: ps.view("nope"), UnknownTable, "'nope'"), (lambda: ps.gradients("nope"), UnknownTable, "'nope'"),
-        (lambda: ps.pull(["w0", "nope"]), UnknownTable, "'nope'"), (lambda: ps.push({"w0": w, "nope": w}), UnknownTable, "'nope'"),
+        (lambda: ps.pull(["w0", "nope"]), UnknownTable, "'nope'"),
+        (lambda: ps.push({"w0": w, "nope": w}), UnknownTable, "'nope'"),
         (lambda: ps.push("w0", w[:2]), UsageError, "table 'w0': a push takes"), (lambda: ps.push("w0", other), UsageError, "table 'w0'"),
         (lambda: ps.push("w0", w.tolist()), UsageError, "table 'w0'"), (lambda: ps.push("w0", None), UsageError, "table 'w0'"),
         (lambda: ps.pull("w0", out=other), UsageError, "table 'w0'"), (lambda: ps.pull("w0", out=w.T), UsageError, "table 'w0'"),
-        (lambda: ps.pull(["w0"], out=[]), UsageError, "out has 0"), (lambda: ps.push("w0", nan), NonFiniteGradient, "table 'w0'"),
+        (lambda: ps.pull(["w0"], out=[]), UsageError, "out has 0"),
+        (lambda: ps.push("w0", nan), NonFiniteGradient, "table 'w0'"),
         (lambda: ps.push({"wn": check.mine("wn"), "w0": nan}), NonFiniteGradient, "table 'w0'"),
     ]
     if not options["directory"]:
@@ -317,8 +322,9 @@ def main() -> None:
         checkpoint = mpips.Checkpoints(options["directory"] + str(turn)) if options["directory"] else None
         if checkpoint:
             options["directory"] = str(checkpoint.directory)
-        got = mpips.run(work, tables, servers=options["servers"], readers=options["readers"], read=read if options["readers"] else None,
-                        nodes=options["nodes"], reserve=(1 << 20) * options["reserve"], checkpoint=checkpoint, timeout=30, device="cpu")
+        got = mpips.run(work, tables, servers=options["servers"], nodes=options["nodes"], readers=options["readers"],
+                        read=read if options["readers"] else None, reserve=(1 << 20) * options["reserve"], checkpoint=checkpoint,
+                        timeout=30, device="cpu")
         if got is None:
             continue
         for index, result in enumerate(got):
