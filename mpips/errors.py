@@ -50,5 +50,11 @@ class WaitTimeout(MpipsError):
     exit_code = TRY_AGAIN
 
 
+class StartAgain(MpipsError):
+    """Nothing is wrong: the job was told to end, and goes on from its last checkpoint when it is started again."""
+
+    exit_code = TRY_AGAIN
+
+
 class CheckpointError(UsageError):
     """A checkpoint that is incomplete, damaged, or of another model."""

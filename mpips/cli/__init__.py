@@ -26,6 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         if not _told(error):
             print(f"mpips: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        if "mpi4py.MPI" in sys.modules:  # a launcher that ends the other ranks now may lose the code
+            from mpips.cluster.abort import note
+
+            note(error.exit_code)
         return error.exit_code
 
 

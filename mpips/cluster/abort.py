@@ -7,6 +7,7 @@ to be raised on all ranks alike can be caught and survived.
 | ended by                   | printed                                       | exit code                          |
 |----------------------------|-----------------------------------------------|------------------------------------|
 | UsageError                 | one line                                      | 2                                  |
+| StartAgain                 | one line                                      | 75                                 |
 | another MpipsError         | who, where, and the traceback                 | its `exit_code`                    |
 | any other exception        | the same                                      | 1                                  |
 | sys.exit(n) inside `run`   | one line, with the place                      | n; 1 for n = 0 (others still work) |
@@ -40,7 +41,7 @@ import numpy as np
 
 from mpips.cluster import early
 from mpips.cluster.agree import LIMIT, alike, meet
-from mpips.errors import FAILED, MpipsError, UsageError
+from mpips.errors import FAILED, MpipsError, StartAgain, UsageError
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -188,6 +189,8 @@ def message(error: BaseException, trace: TracebackType | None, *, who: str, rank
     who = f"{who}, " if who else ""
     place = where(trace)
     at = f", {place}" if place else ""
+    if isinstance(error, StartAgain):
+        return f"mpips: {error} ({who}rank {rank})\n"
     if isinstance(error, UsageError):
         return f"mpips: error: {' '.join(str(error).split())} ({who}rank {rank}{at})\n"
     on = f"{who}rank {rank} of {size} on {socket.gethostname()}"

@@ -7,6 +7,7 @@ An unknown key, a wrong type or a value out of range is one line that names the 
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -97,7 +98,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     nonfinite: Literal["raise", "skip"] = "raise"
     checkpoint: Checkpoint | None = None
     log: str | None = None
-    seed: Annotated[int, Meta(ge=0)] = 0
+    seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 0
     device: Literal["auto", "cpu", "gpu"] = "auto"
     timeout: Annotated[float, Meta(gt=0)] = 300.0
 
@@ -142,6 +143,7 @@ def load(path: str | Path, settings: Iterable[str] = ()) -> Config:
 
 def parse(raw: Mapping[str, Any], where: str = "fit") -> Config:
     """Return the configuration that `raw` (as TOML gives it) stands for; `where` begins every error's line."""
+    _finite(raw, where)
     sections = {key: _section(key, value) for key, value in raw.items()}
     for key in ("data", "model", "optimizer"):
         if key in sections:
@@ -259,6 +261,16 @@ def _servers(servers: int | str | list[int | str], where: str) -> None:
         ok = servers == "per-node" or (isinstance(servers, int) and servers >= 1)
     if not ok:
         raise UsageError(f'{where}: servers: expected a number from 1, "per-node" or [n, "first"], got {servers!r}')
+
+
+def _finite(value: Any, where: str, path: str = "") -> None:
+    """Raise for NaN and infinities, which TOML has, at any depth: no key takes them, and no checkpoint could keep them."""
+    inner = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, (list, tuple)) else ()
+    for key, one in inner:
+        at = f"{path}.{key}" if path else str(key)
+        if isinstance(one, float) and not math.isfinite(one):
+            raise UsageError(f"{where}: {at}: {one} is not a finite number")
+        _finite(one, where, at)
 
 
 def _path(nested: Mapping[str, Any]) -> list[str]:

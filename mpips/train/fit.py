@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from mpips.errors import UsageError
 from mpips.optim import clip_by_norm
 from mpips.train.config import Config, load, parse
 from mpips.train.evaluate import score
+from mpips.train.leave import Leave, told_to_leave
 from mpips.train.metrics import Metrics, rank_log
 from mpips.train.setup import Training, prepare
 from mpips.train.start import starting
@@ -85,10 +87,17 @@ def fit(config: Config | Mapping[str, Any] | str | os.PathLike[str] | None = Non
         lambda ps: work(training, ps), training.tables, servers=given.server_ranks, readers=given.readers,
         read=(lambda ps: read(training, ps)) if given.readers else None,
         checkpoint=training.checkpoint, seed=given.seed, device=given.device, timeout=given.timeout, meta=training.meta,
-        around=lambda role, index, rank: rank_log(given.log_directory, rank_name(role, index, rank)))
+        around=lambda role, index, rank: around(given.log_directory, rank_name(role, index, rank)))
     if results is None:
         return None
     return Report(**results[0], checkpoint=_newest(training.checkpoint))
+
+
+@contextmanager
+def around(directory: Path | None, name: str) -> Iterator[None]:
+    """What every rank runs in: its log file, and a SIGUSR2 that does not kill it."""
+    with rank_log(directory, name), told_to_leave():
+        yield
 
 
 def work(training: Training, ps: Worker) -> dict[str, Any]:
@@ -96,7 +105,8 @@ def work(training: Training, ps: Worker) -> dict[str, Any]:
     config, model, names = training.config, training.model, training.names
     data, order = training.data(ps.xp), training.order(ps.workers)
     total = config.epochs * order.steps
-    with watch(training, ps, data, total) as seen:
+    with watch(training, ps, data, total) as seen, told_to_leave() as told:
+        leave = Leave(ps, training.checkpoint is not None, told)
         for clock in range(ps.now, total):
             rows, loss = ps.xp.asarray(order.rows(clock, ps.index)), None
             if len(rows):  # an epoch's last step may leave this worker without samples
@@ -105,6 +115,7 @@ def work(training: Training, ps: Worker) -> dict[str, Any]:
                 if config.clip_norm is not None:
                     grads, _ = clip_by_norm(grads, config.clip_norm)
                 ps.push(grads)
+            leave.look()
             ps.clock()
             seen.step(clock + 1, loss)
         ps.pull(names)  # after it this worker's last push is applied,

@@ -108,8 +108,11 @@ def rank_log(directory: Path | None, name: str) -> Iterator[logging.Logger]:
     if directory is None:
         yield logger
         return
-    directory.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(directory / f"{name}.log", encoding="utf-8")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(directory / f"{name}.log", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"log: {directory} cannot be written: {error.strerror or error}") from None
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     level = logger.level
     logger.addHandler(handler)

@@ -80,6 +80,7 @@ def prepare(config: Config, where: str = "fit", *, model: Model | None = None, d
         loaded = samples(origin, config)
         if model is None:
             model = make_model(config.model, loaded)
+        check_fit(model, loaded)
         tables = make_tables(config, model, optimizer)
         check_directory(config.log_directory, "log")
         checkpoint = None
@@ -108,6 +109,21 @@ def make_model(named: Named, data: Data) -> Model:
     shape = data.x.shape[1:] or (1,)
     found = {"inputs": shape, "outputs": outputs, "task": "regression" if data.classes is None else "classification"}
     return models.make(named.name, **{**found, **named.options})
+
+
+def check_fit(model: Model, data: Data) -> None:
+    """Raise UsageError if the model is for other samples, as far as it says what it is for."""
+    shape, found = getattr(model, "input_shape", None), data.x.shape[1:] or (1,)
+    if shape is not None and tuple(shape) != tuple(found):
+        raise UsageError(f"model: inputs of shape {tuple(shape)}, but the samples have {tuple(found)}")
+    outputs = getattr(model, "outputs", None)
+    if model.task == "classification":
+        if data.classes is None:
+            raise UsageError("model: task 'classification', but the targets are not integers")
+        if outputs is not None and outputs < data.classes:
+            raise UsageError(f"model: {outputs} outputs, but the samples are of {data.classes} classes")
+    elif outputs is not None and data.classes is None and outputs != int(np.prod(data.y.shape[1:], dtype=np.int64)):
+        raise UsageError(f"model: {outputs} outputs, but the targets have shape {data.y.shape[1:]}")
 
 
 def make_tables(config: Config, model: Model, optimizer: Any = None) -> list[Dense]:

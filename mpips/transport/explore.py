@@ -41,6 +41,7 @@ from mpips.transport.words import WORD
 Address = tuple[int, int]  # server, word
 Values = tuple[int, ...]
 
+STAT=[0]
 LOCAL = {"put", "get", "look", "poll", "point"}  # these touch no memory
 
 
@@ -84,7 +85,7 @@ class Owners:
 class Place:
     """Where a rank stands: it is about to do `op`."""
 
-    __slots__ = ("addresses", "back", "mark", "next", "number", "op", "reads", "since", "writes")
+    __slots__ = ("addresses", "back", "begun", "mark", "next", "number", "op", "point", "reads", "since", "writes")
 
     def __init__(self, number: int, op: tuple[Any, ...], back: tuple[Place, Any] | None) -> None:
         self.number = number
@@ -94,6 +95,8 @@ class Place:
         self.mark: Place = self  # at the last poll
         self.since: dict[Address, int] = {}  # values read since then
         self.addresses: list[Address] = [(op[1], op[2] + i) for i in range(op[3])] if op[0] in ("load", "peek", "seen") else []
+        self.point: int = number  # number of the last point
+        self.begun: frozenset[tuple[bool, int, str]] = frozenset()  # (write, server, part) of what is under way since the last flush
         self.reads: frozenset[str] = frozenset()  # parts of windows that `op` touches
         self.writes: frozenset[str] = frozenset()
 
@@ -137,26 +140,39 @@ class Program:
         place = Place(self._count, op, back)
         if op[0] == "point":
             self._points[op[1]] = place
-        elif back is not None and op[0] != "poll":
+        elif back is not None:
             before, result = back
-            place.mark = before.mark
-            place.since = {**before.since, **dict(zip(before.addresses, result, strict=True))} if before.addresses else before.since
+            place.point = before.point
+            if op[0] != "poll":
+                place.mark = before.mark
+                place.since = {**before.since, **dict(zip(before.addresses, result, strict=True))} if before.addresses else before.since
+            place.begun = self._begun(before)
         self._rights(place)
         return place
 
+    def _begun(self, place: Place) -> frozenset[tuple[bool, int, str]]:
+        """What is under way after a place's operation."""
+        op, part = place.op, self._owners.part
+        if op[0] == "put":
+            return place.begun | {(True, a[0], part(a)) for a, _ in op[1]}
+        if op[0] == "get":
+            return place.begun | {(False, op[1], part((op[1], op[2] + i))) for i in range(op[3])}
+        if op[0] == "flush":
+            return frozenset(b for b in place.begun if b[1] != op[1])
+        return place.begun
+
     def _rights(self, place: Place) -> None:
-        """Note what a step from here may touch: a flush and the end of a look also all that was begun."""
+        """Note which parts a step from here touches."""
         op, part = place.op, self._owners.part
         if op[0] in ("load", "peek", "seen"):
             place.reads = frozenset(part(a) for a in place.addresses)
         elif op[0] == "store":
             place.writes = frozenset([part(op[1])])
-        elif op[0] == "put":
-            place.writes = frozenset(part(a) for a, _ in op[1])
-        elif op[0] in ("get", "look"):
-            place.reads = frozenset(part((op[1], op[2] + i)) for i in range(op[3]))
-        elif op[0] in ("flush", "pause"):
-            place.reads, place.writes = self.may_read, self.may_write
+        elif op[0] == "flush":
+            place.reads = frozenset(p for write, server, p in place.begun if server == op[1] and not write)
+            place.writes = frozenset(p for write, server, p in place.begun if server == op[1] and write)
+        elif op[0] == "pause":
+            place.reads = frozenset(part(a) for a in place.since)
         if not (place.reads <= self.may_read and place.writes <= self.may_write):
             place.op = ("raise", MpipsError(f"{self.name} touches what is not its own: {op}"))
 
@@ -377,10 +393,15 @@ class Explorer:
         while True:
             for rank in some:
                 out += [(rank, after) for after in self._step(state, rank)]
-            if len(some) == len(can) or all(after.places[rank].number > state.places[rank].number for rank, after in out):
+            if len(some) == len(can) or all(self._on(state.places[rank], after.places[rank]) for rank, after in out):
                 return out
+            STAT[0]+=1
             some = [rank for rank in can if rank not in some]  # somebody has come back to where he was: leave nobody out
             can = some
+
+    def _on(self, before: Place, after: Place) -> bool:
+        """Whether a step has not come back to where it may have come from."""
+        return after.point > before.point or (after.point == before.point and after.number > before.number)
 
     def _can(self, state: State, place: Place, path: Any) -> bool:
         kind = place.op[0]
