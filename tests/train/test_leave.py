@@ -41,8 +41,8 @@ def test_a_job_that_is_told_saves_and_goes_on_in_its_next_life(tmp_path: Path, s
         log, end = tmp_path / "ckpt" / "log" / "metrics.jsonl", time.monotonic() + 60
         while time.monotonic() < end and not (log.exists() and log.read_text().count("\n") > 2):
             time.sleep(0.05)
-        ranks = [pid for pid in family(process.pid) if b"mpips\0train" in Path(f"/proc/{pid}/cmdline").read_bytes()
-                 and b"mpirun" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        ranks = [pid for pid in family(process.pid)
+                 if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(sys.executable.encode() + b"\0-m\0mpips")]
         assert len(ranks) == 3
         for pid in ranks:
             os.kill(pid, signal.SIGUSR2)
