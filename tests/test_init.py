@@ -52,7 +52,8 @@ LAWS: list[tuple[str, Init, tuple[int, ...], Any]] = [
     ("normal", init.normal(2.5), (N,), normal_law(2.5)), ("default normal", init.normal(), (N,), normal_law(0.05)),
     ("xavier", init.xavier(), (400, 500), uniform_law(-sqrt(6 / 900), sqrt(6 / 900))),
     ("xavier of a kernel", init.xavier(), (3, 3, 100, 200), uniform_law(-sqrt(6 / 2700), sqrt(6 / 2700))),
-    ("he", init.he(), (400, 500), normal_law(sqrt(2 / 400))), ("he of a kernel", init.he(), (3, 3, 100, 200), normal_law(sqrt(2 / 900))),
+    ("he", init.he(), (400, 500), normal_law(sqrt(2 / 400))),
+    ("he of a kernel", init.he(), (3, 3, 100, 200), normal_law(sqrt(2 / 900))),
 ]
 
 
@@ -118,7 +119,8 @@ def test_half_tables_start_from_their_master(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("given_", [
-    np.arange(6).reshape(2, 3), np.arange(6.0).reshape(3, 2).T, [[0, 1, 2], [3, 4, 5]], np.arange(6, dtype=np.float16).reshape(2, 3),
+    np.arange(6).reshape(2, 3), np.arange(6.0).reshape(3, 2).T, [[0, 1, 2], [3, 4, 5]],
+    np.arange(6, dtype=np.float16).reshape(2, 3),
     np.arange(6).astype(ml_dtypes.bfloat16).reshape(2, 3), np.arange(6, dtype=">f8").reshape(2, 3),
 ])
 def test_arrays(given_: Any) -> None:

@@ -133,22 +133,30 @@ class Program:
 
     def _place(self, op: tuple[Any, ...], back: tuple[Place, Any] | None) -> Place:
         if op[0] == "point":
-            op = ("point", op[1]())
+            op = ("point", (op[1](), op[2] and frozenset(self._since(back).items())), op[2])
             if op[1] in self._points:
                 return self._points[op[1]]
         self._count += 1
         place = Place(self._count, op, back)
+        if op[0] != "poll" and not (op[0] == "point" and not op[2]):
+            place.since = self._since(back)
         if op[0] == "point":
             self._points[op[1]] = place
         elif back is not None:
-            before, result = back
+            before, _ = back
             place.point = before.point
             if op[0] != "poll":
                 place.mark = before.mark
-                place.since = {**before.since, **dict(zip(before.addresses, result, strict=True))} if before.addresses else before.since
             place.begun = self._begun(before)
         self._rights(place)
         return place
+
+    def _since(self, back: tuple[Place, Values] | None) -> dict[Address, int]:
+        """What has been read since the last poll, after a place's operation."""
+        if back is None or back[0].op[0] == "pause":
+            return {}
+        before, result = back
+        return {**before.since, **dict(zip(before.addresses, result, strict=True))} if before.addresses else before.since
 
     def _begun(self, place: Place) -> frozenset[tuple[bool, int, str]]:
         """What is under way after a place's operation."""
@@ -188,7 +196,8 @@ class Program:
             for given in reversed(path):
                 self._op = self._run.switch(given)
         self._op = self._run.switch(result)
-        there = place.mark if place.op[0] == "pause" else self._place(self._op, (place, result))
+        waited = place.op[0] == "pause" and self._op[0] == "poll"
+        there = place.mark if waited else self._place(self._op, (place, result))
         self._at = there
         place.next[result] = there
         return there
@@ -219,9 +228,13 @@ class Endpoint:
             parent.switch(("put", tuple(((self._server, self._base + i), int(self._copies[i])) for i in changed)))
         return parent.switch(op)
 
-    def point(self, key: Callable[[], Hashable]) -> None:
-        """Say that all this rank will do depends on `key()` alone, and on what it reads from now on."""
-        self._do("point", lambda: (key(), self._copies.tobytes() if self._server is not None else b""))
+    def point(self, key: Callable[[], Hashable], waiting: bool = False) -> None:
+        """Say that all this rank will do depends on `key()` alone, and on what it reads from now on.
+
+        Args:
+            waiting: it may pause before it polls again, for a change of something that it has read before.
+        """
+        self._do("point", lambda: (key(), self._copies.tobytes() if self._server is not None else b""), waiting)
 
     def put(self, server: int, offset: int, data: Array) -> None:
         self.stores(server, offset // WORD, data.reshape(-1).view(np.int64))

@@ -22,7 +22,7 @@ from mpips.table import DTYPES, Dense
 
 making = SimpleNamespace(**run_path(str(Path(__file__).with_name("making.py"))))
 LETTERS = st.characters(exclude_characters="/\0", exclude_categories=["Cs"])
-NAMES = st.text(LETTERS, min_size=1, max_size=8).filter(lambda n: not n.startswith("."))
+NAMES = st.text(LETTERS, min_size=1, max_size=8).filter(lambda n: n[0] != "." and n.isprintable())
 HUNDRED = Dense("w", (100,), making.ADAM)
 RULES = st.sampled_from([making.SGD, making.ADAM, optim.Adagrad(lr=0.1)])
 

@@ -35,6 +35,12 @@ def prepared(**raw: Any) -> Training:
     ({"readers": 1, "evaluate": "worker"}, "readers: 1 that only read, but evaluate is 'worker'"),
     ({"evaluate": "reader"}, "evaluate: 'reader', but readers is 0"),
     ({"checkpoint": ""}, "checkpoint directory '' is not a path"),
+    ({"model": {"name": "linear", "inputs": 7}}, r"model: inputs of shape \(7,\), but the samples have \(1,\)"),
+    ({"model": {"name": "linear", "outputs": 3}}, r"model: 3 outputs, but the targets have shape \(1,\)"),
+    ({"model": {"name": "linear", "task": "classification"}}, "model: task 'classification', but the targets are not integers"),
+    ({"timeout": float("inf")}, "timeout: inf is not a finite number"),
+    ({"data": {"source": "linear", "w": [1.0, float("nan")]}}, "data.w.1: nan is not a finite number"),
+    ({"seed": 1 << 64}, "seed: expected int <="),
 ])
 def test_wrong(raw: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=f"^f.toml: {message}"):
