@@ -156,6 +156,8 @@ def check_tables(tables: Any) -> list[Dense]:
     """Return `tables` as a list after checking that they are tables with different names."""
     if not isinstance(tables, Iterable):
         raise UsageError(f"tables: {tables!r:.60} is not a list of tables")
+    if isinstance(tables, (str, Dense)) or not isinstance(tables, Iterable):
+        raise UsageError(f"tables: {tables!r:.60} is not a list of tables")
     out = list(tables)
     seen: set[str] = set()
     for table in out:

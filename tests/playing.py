@@ -218,13 +218,16 @@ def explorer(tables: list[Dense], work: Callable[[Worker], Any], *, workers: int
     return found
 
 
+PLAIN = {type(None), bool, int, float, str, bytes}
 UNCHANGING = (Plan, Words, Map, Layout, Dense, Fold, Endpoint)
 
 
 def frozen(thing: Any, inside: tuple[int, ...] = ()) -> Any:
     """Return all that can change in an object as one hashable value, without statistics and without the memory of a window."""
-    if thing is None or isinstance(thing, (bool, int, float, str, bytes)):
+    if type(thing) in PLAIN:
         return thing
+    if type(thing) in (list, tuple) and PLAIN.issuperset(map(type, thing)):
+        return tuple(thing)
     if isinstance(thing, UNCHANGING) or callable(thing) or id(thing) in inside:
         return type(thing).__name__
     inside = (*inside, id(thing))

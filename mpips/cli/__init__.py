@@ -48,7 +48,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in [word for word in argv[:1] if word in COMMANDS] or COMMANDS:
         import_module(f"mpips.cli.{name}").add_parser(commands)
-    if argv[:1] not in (["train"], ["bench"]):
+    if argv[:1] in ([], ["predict"], ["ckpt"], ["doctor"], ["plan"], ["--help"], ["-h"], ["--version"]):
         return parser.parse_args(argv)
     from mpips.train.start import starting
 

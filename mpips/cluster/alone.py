@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from mpips.arrays import pick_device
 from mpips.cluster.memory import check_plan
 from mpips.cluster.results import decode, encode
 from mpips.cluster.run import Job, make_worker, plan_of, restore
@@ -14,11 +15,20 @@ from mpips.transport.local import Local
 log = logging.getLogger("mpips")
 
 
+def _servers(servers: Any) -> int:
+    """Number of servers; in one process they need no ranks."""
+    if servers == "per-node":
+        return 1
+    if isinstance(servers, tuple) and len(servers) == 2 and servers[1] == "first":
+        servers = servers[0]
+    if isinstance(servers, bool) or not isinstance(servers, int) or servers < 1:
+        raise UsageError(f"run: servers {servers!r} is not a number from 1, \"per-node\" or (number, \"first\")")
+    return servers
+
+
 def run_alone(job: Job) -> list[Any]:
     """Run the job's worker here, stepping the servers while it waits."""
-    servers = job.servers[0] if isinstance(job.servers, tuple) else 1 if job.servers == "per-node" else job.servers
-    if not isinstance(servers, int) or servers < 1:
-        raise UsageError(f"run: servers {job.servers!r} is not a number from 1, \"per-node\" or (number, \"first\")")
+    servers = _servers(job.servers)
     if job.readers:
         log.warning("one process: the %d reader(s) are left out", job.readers)
     plan = plan_of(job, servers, 1, 0)
@@ -28,7 +38,7 @@ def run_alone(job: Job) -> list[Any]:
     # Each server, and the worker, may come to know later tables at its own time, so each has its own plan.
     nodes = [job.server(transport, plan_of(job, servers, 1, 0), index, restored) for index in range(servers)]
     transport.steps = [node.step for node in nodes]
-    worker = make_worker(job, transport, plan, 0, job.clocks(plan, restored)[0], 0)
+    worker = make_worker(job, transport, plan, 0, job.clocks(plan, restored)[0], pick_device(job.device, 0))
     with job.around("worker", 0, 0):
         result = job.work(worker)
     worker._end()

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from mpips.arrays import pick_device
 from mpips.errors import UsageError
 from mpips.server import Server
 from mpips.server.saving import Restored, Saver
@@ -132,7 +131,7 @@ def run(work: Callable[[Worker], Any], tables: Sequence[Dense], *, servers: int 
     with abort.installed(comm):
         problem = None
         try:
-            job = _check(Job(work, list(tables), servers, readers, read, checkpoint, seed, device, timeout, nodes, reserve, meta,
+            job = _check(Job(work, check_tables(tables), servers, readers, read, checkpoint, seed, device, timeout, nodes, reserve, meta,
                              fold, around or _nothing))
             world.refuse_singletons(comm.Get_size())
         except UsageError as error:
@@ -154,7 +153,6 @@ def _nothing(role: str, index: int, rank: int) -> AbstractContextManager[object]
 def _check(job: Job) -> Job:
     if not callable(job.work):
         raise UsageError(f"run: work {job.work!r} is not a function")
-    check_tables(job.tables)
     if job.fold not in ENGINES:
         raise UsageError(f"run: fold {job.fold!r} is not one of {ENGINES}")
     if job.nodes not in NODES:
@@ -162,7 +160,11 @@ def _check(job: Job) -> Job:
     for key, value in (("readers", job.readers), ("reserve", job.reserve), ("seed", job.seed)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise UsageError(f"run: {key} {value!r} is not a number from 0")
-    if not job.timeout > 0:
+    if job.seed >= 1 << 64:
+        raise UsageError(f"run: seed {job.seed} does not fit into 64 bits")
+    if job.checkpoint is not None and not hasattr(job.checkpoint, "bind"):
+        raise UsageError(f"run: checkpoint {job.checkpoint!r} is not mpips.Checkpoints(...)")
+    if isinstance(job.timeout, bool) or not isinstance(job.timeout, (int, float)) or not job.timeout > 0:
         raise UsageError(f"run: timeout {job.timeout!r} is not a number of seconds above 0")
     if (job.readers > 0) != (job.read is not None):
         raise UsageError(f"run: readers={job.readers} and read={job.read!r} go together")
@@ -171,9 +173,8 @@ def _check(job: Job) -> Job:
     return job
 
 
-def make_worker(job: Job, transport: Any, plan: Plan, index: int, now: int, local_rank: int) -> Worker:
-    """Make worker `index`, on its device."""
-    number = pick_device(job.device, local_rank)
+def make_worker(job: Job, transport: Any, plan: Plan, index: int, now: int, number: int | None) -> Worker:
+    """Make worker `index`, on device `number`."""
     link = Link(transport, plan, index, now, job.timeout)
     return Worker(link, device=Device(number) if number is not None else None, saves=job.checkpoint is not None)
 

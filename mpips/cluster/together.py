@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mpips.arrays import pick_device
 from mpips.cluster import abort
 from mpips.cluster.agree import agree
 from mpips.cluster.memory import check_plan
@@ -47,6 +48,7 @@ def run_together(job: Job, world: MPI.Intracomm) -> list[Any] | None:
         here = [s for s, r in enumerate(roles.servers) if nodes[r] == nodes[rank]]
         check_plan(plan, here, shared=True)
         restored = restore(job) if rank == roles.servers[0] else None
+        device = pick_device(job.device, _place(nodes, roles, rank)) if rank in roles.workers else None
     except UsageError as error:
         problem = error
     abort.settle(comm, problem)
@@ -76,7 +78,7 @@ def run_together(job: Job, world: MPI.Intracomm) -> list[Any] | None:
         if server is not None:
             _serve(server, transport, plan)
         elif kind == "worker":
-            results = _work(job, comm, roles, transport, plan, index, clocks[index], _place(nodes, roles, rank))
+            results = _work(job, comm, roles, transport, plan, index, clocks[index], device)
         else:
             _read(job, transport, plan, index)
     _leave(comm, transport, plan, job.timeout)
@@ -103,8 +105,8 @@ def _serve(server: Server, transport: Rma, plan: Plan) -> None:
     log.info("server %d: every worker has ended", server.index)
 
 
-def _work(job: Job, comm: MPI.Comm, roles: Roles, transport: Rma, plan: Plan, index: int, now: int, local: int) -> list[Any] | None:
-    worker = make_worker(job, transport, plan, index, now, local)
+def _work(job: Job, comm: MPI.Comm, roles: Roles, transport: Rma, plan: Plan, index: int, now: int, device: int | None) -> list[Any] | None:
+    worker = make_worker(job, transport, plan, index, now, device)
     abort.describe(lambda: f"worker {index}, clock {worker.now}")
     result = encode(job.work(worker), f"result of worker {index}")
     worker._end()

@@ -212,19 +212,21 @@ class Endpoint:
         self._plan = plan
         self._server = server
         self._gets: dict[int, list[Array]] = {}
+        self._flying: set[int] = set()  # servers to which something may be under way
         if server is not None:
             m = plan.maps[server]
             self._memory = np.zeros(m.size, np.uint8)
             self._copies = self._memory[m.copy(0) : m.copy(2)].view(np.int64)
             self._base = m.copy(0) // WORD
-            self._shadow = self._copies.copy()
+            self._shown = self._copies.tobytes()
 
     def _do(self, *op: Any) -> Any:
         parent = greenlet.getcurrent().parent
         assert parent is not None, "an endpoint is used by its rank while it is explored"
-        if self._server is not None and not np.array_equal(self._copies, self._shadow):
-            changed = np.flatnonzero(self._copies != self._shadow).tolist()
-            self._shadow[:] = self._copies
+        if self._server is not None and self._shown != self._copies.tobytes():
+            changed = np.flatnonzero(self._copies != np.frombuffer(self._shown, np.int64)).tolist()
+            self._shown = self._copies.tobytes()
+            self._flying.add(self._server)
             parent.switch(("put", tuple(((self._server, self._base + i), int(self._copies[i])) for i in changed)))
         return parent.switch(op)
 
@@ -242,12 +244,14 @@ class Endpoint:
     def get(self, server: int, offset: int, out: Array) -> None:
         flat = out.reshape(-1).view(np.int64)
         self._gets.setdefault(server, []).append(flat)
+        self._flying.add(server)
         self._do("get", server, offset // WORD, flat.size)
 
     def store(self, server: int, word: int, value: int) -> None:
         if server == self._server:
             self._do("store", (server, word), value)
         else:
+            self._flying.add(server)
             self._do("put", (((server, word), value),))
 
     def stores(self, server: int, word: int, values: Array) -> None:
@@ -255,6 +259,7 @@ class Endpoint:
             for i, value in enumerate(values.tolist()):
                 self.store(server, word + i, value)
         else:
+            self._flying.add(server)
             self._do("put", tuple(((server, word + i), value) for i, value in enumerate(values.tolist())))
 
     def load(self, server: int, word: int) -> int:
@@ -271,14 +276,18 @@ class Endpoint:
         return list(self._do("seen", server, word, count))
 
     def flush(self, server: int) -> None:
+        if server not in self._flying:
+            return
         values = self._do("flush", server)
+        self._flying.discard(server)
         for out in self._gets.pop(server, []):
             out[:] = values[: out.size]
             values = values[out.size :]
 
     def sync(self) -> None:
-        if self._server is not None:
+        if self._server is not None and (self._server in self._flying or self._shown != self._copies.tobytes()):
             self._do("flush", self._server)
+            self._flying.discard(self._server)
 
     def mapped(self, server: int) -> Array | None:
         if server != self._server:

@@ -63,7 +63,11 @@ class SaveHandle:
         self._wait = wait
 
     def test(self) -> bool:
-        """Whether it is complete on disk."""
+        """Whether it is complete on disk.
+
+        Where tables have staleness the workers must stop for a checkpoint, each between two clocks: ask between two steps, and
+        go on with the steps while it says no.
+        """
         return self._done()
 
     def wait(self) -> None:

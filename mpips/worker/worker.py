@@ -88,6 +88,8 @@ class Client:
 
     def ipull(self, tables: str | Sequence[str], out: Any = None) -> PullHandle[Any]:
         """Begin a pull; the handle's `wait()` returns what `pull` would have."""
+        if not isinstance(tables, (str, Sequence)):
+            raise UsageError(f"pull: {tables!r:.40} is neither a table's name nor a list of names")
         names = [tables] if isinstance(tables, str) else list(tables)
         given = [out] if isinstance(tables, str) else list(out) if out is not None else [None] * len(names)
         if len(given) != len(names):
@@ -217,6 +219,10 @@ class Worker(Client):
 
     def ipush(self, table: str | Arrays, gradient: Any = None, *, more: bool = False) -> PushHandle:
         """Begin a push; the gradient may not change before the handle's `wait()`."""
+        if isinstance(table, Mapping) and gradient is not None:
+            raise UsageError("push: a dict of gradients and another gradient")
+        if not isinstance(table, (str, Mapping)):
+            raise UsageError(f"push: {table!r:.40} is neither a table's name nor a dict of gradients by name")
         pairs = {table: gradient} if isinstance(table, str) else dict(table)
         states = [self._state(name) for name in pairs]
         flats = [self._flat(state, array) for state, array in zip(states, pairs.values(), strict=True)]
@@ -257,9 +263,7 @@ class Worker(Client):
 
     def clock(self) -> int:
         """End this worker's step and return the new clock; waits only for what was begun by `ipush` or `ipull`."""
-        for state in self._link.tables.values():
-            if state.sum is not None:
-                raise UsageError(f"table '{state.table.name}': clock() after push(more=True); the last push must be without more")
+        self._no_sums("clock()")
         self._link.boundary()
         self._settle()
         for pull in self._reading:
@@ -284,7 +288,7 @@ class Worker(Client):
                 raise UsageError(f"save: wait() in clock {self._link.now}, but the checkpoint is taken after clock()")
             self._clocks.wait_saved(cut)
 
-        return SaveHandle(lambda: self._clocks.saved(cut), wait)
+        return SaveHandle(lambda: self._clocks.test_saved(cut), wait)
 
     def create(self, table: Dense) -> None:
         """Create a table in the spare space of `run(reserve=...)`; every worker may ask, the first one's request counts.
@@ -326,11 +330,18 @@ class Worker(Client):
 
     def _end(self) -> None:
         """Complete what this worker has begun and say that it is gone."""
+        self._no_sums("the end")
         self._settle()
         pushed = any(state.newest[1] == self._link.now for state in self._link.tables.values())
         if pushed or self._clocks.owes_save:
             self._clocks.tick()
         self._clocks.end()
+
+    def _no_sums(self, what: str) -> None:
+        """Raise UsageError if a push(more=True) has not been followed by one without: its sum would be lost."""
+        for state in self._link.tables.values():
+            if state.sum is not None:
+                raise UsageError(f"table '{state.table.name}': {what} after push(more=True); the last push must be without more")
 
     def _settle(self) -> None:
         """Commit the pushes that were begun, in their order: commit numbers have no gaps."""

@@ -196,3 +196,23 @@ def test_a_push_can_be_waited_for_while_a_cut_is_made(monkeypatch: pytest.Monkey
             assert (values["w"] == sum(cut.clocks)).all(), f"seed {seed}: {cut}"
             assert (values["v"] == sum(cut.clocks)).all(), f"seed {seed}: {cut}"
 
+
+
+@pytest.mark.parametrize("staleness", [0, None])
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_asking_test_alone_brings_a_save_to_its_end(tmp_path: Path, ranks: int, staleness: int | None) -> None:
+    done = mpirun(ranks, f"""
+import time, numpy as np, mpips
+def work(ps):
+    handle = ps.save()
+    ps.push("w", np.ones(3, np.float32))
+    ps.clock()
+    end = time.monotonic() + 20
+    while not handle.test():
+        assert time.monotonic() < end, "test() never says yes"
+        time.sleep(0.01)
+    return ps.now
+mpips.run(work, [mpips.Dense("w", (3,), mpips.optim.Add(), staleness={staleness})], device="cpu",
+          checkpoint=mpips.Checkpoints({str(tmp_path / "ckpt")!r}))
+""", timeout=60)
+    assert done.code == 0, done

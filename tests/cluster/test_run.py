@@ -1,0 +1,59 @@
+"""Wrong arguments of `run` and of the verbs: one UsageError that names what is wrong, before anything starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import mpips
+from mpips.errors import UsageError
+
+TABLE = mpips.Dense("w", (3,), mpips.optim.SGD(lr=0.1))
+GRADIENT = np.ones(3, np.float32)
+
+
+@pytest.mark.parametrize(("arguments", "says"), [
+    ({"work": 3}, "run: work 3 is not a function"),
+    ({"tables": None}, "tables: None is not a list of tables"),
+    ({"tables": TABLE}, "is not a list of tables"),
+    ({"tables": [TABLE, TABLE]}, "table 'w' is declared twice"),
+    ({"tables": ["w"]}, "'w' is not a table"),
+    ({"seed": -1}, "run: seed -1"),
+    ({"seed": 1 << 64}, "does not fit into 64 bits"),
+    ({"timeout": "5"}, "run: timeout '5'"),
+    ({"timeout": 0}, "run: timeout 0"),
+    ({"readers": 1}, "readers=1 and read=None go together"),
+    ({"checkpoint": "runs"}, "run: checkpoint 'runs' is not mpips.Checkpoints"),
+    ({"fold": "fast"}, "run: fold 'fast'"),
+    ({"nodes": "none"}, "run: nodes 'none'"),
+    ({"device": "tpu"}, "run: device 'tpu'"),
+    ({"servers": 0}, "run: servers 0"),
+    ({"servers": (1, "last")}, "run: servers (1, 'last')"),
+    ({"meta": {"a": object()}, "checkpoint": True}, "run: checkpoint True"),
+])
+def test_wrong_arguments(arguments: dict[str, Any], says: str) -> None:
+    given = {"work": lambda ps: pytest.fail("it was started"), "tables": [TABLE], **arguments}
+    with pytest.raises(UsageError) as caught:
+        mpips.run(given.pop("work"), given.pop("tables"), **given)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("verb", "says"), [
+    (lambda ps: ps.pull(3), "pull: 3 is neither"),
+    (lambda ps: ps.pull("v"), "unknown table 'v'; the tables are: w"),
+    (lambda ps: ps.pull(["w", "w"], out=[GRADIENT]), "2 tables, but out has 1 arrays"),
+    (lambda ps: ps.pull("w", out=np.ones(4, np.float32)), "table 'w': out must be an array of shape (3,) and dtype float32"),
+    (lambda ps: ps.push(["w"], GRADIENT), "push: ['w'] is neither"),
+    (lambda ps: ps.push({"w": GRADIENT}, GRADIENT), "push: a dict of gradients and another gradient"),
+    (lambda ps: ps.push("w", [1, 2, 3]), "table 'w': a push takes an array"),
+    (lambda ps: ps.push("w", GRADIENT.astype(np.float64)), "dtype float32, not (3,) of float64"),
+    (lambda ps: ps.push("w", GRADIENT, more=True), "table 'w': the end after push(more=True)"),
+    (lambda ps: ps.save(), "save: run() was given no checkpoint"),
+])
+def test_wrong_use_of_a_verb(verb: Any, says: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        mpips.run(verb, [TABLE], device="cpu")
+    assert says in str(caught.value)
