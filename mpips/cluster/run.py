@@ -131,8 +131,8 @@ def run(work: Callable[[Worker], Any], tables: Sequence[Dense], *, servers: int 
     with abort.installed(comm):
         problem = None
         try:
-            job = _check(Job(work, check_tables(tables), servers, readers, read, checkpoint, seed, device, timeout, nodes, reserve, meta,
-                             fold, around or _nothing))
+            job = _check(Job(work, check_tables(tables), servers, readers, read, checkpoint, seed, device, timeout, nodes, reserve,
+                             meta, fold, around or _nothing))
             world.refuse_singletons(comm.Get_size())
         except UsageError as error:
             problem = error

@@ -105,7 +105,8 @@ def _serve(server: Server, transport: Rma, plan: Plan) -> None:
     log.info("server %d: every worker has ended", server.index)
 
 
-def _work(job: Job, comm: MPI.Comm, roles: Roles, transport: Rma, plan: Plan, index: int, now: int, device: int | None) -> list[Any] | None:
+def _work(job: Job, comm: MPI.Comm, roles: Roles, transport: Rma, plan: Plan, index: int, now: int,
+          device: int | None) -> list[Any] | None:
     worker = make_worker(job, transport, plan, index, now, device)
     abort.describe(lambda: f"worker {index}, clock {worker.now}")
     result = encode(job.work(worker), f"result of worker {index}")

@@ -5,7 +5,7 @@ to the catalogue of every server and raises CATALOGUE there; each server adds th
 layout is a pure function of the tables in their order, so nothing else has to be said. A description is a length word and JSON.
 
 Where cuts are clocks (see `cuts`), a table must be in a cut on all servers or on none. So it says in which clock it was asked for,
-and is made when every worker has come to that clock: then it has no push of an earlier one, and belongs to the cuts of later clocks.
+and is made when every worker has come to that clock: then it has no push of an earlier one, and belongs to later cuts.
 Those wait for its creator's clock word, so it exists on all servers by then.
 """
 

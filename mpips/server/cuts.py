@@ -85,7 +85,7 @@ class Cuts:
                 self._transport.store(me, words.reply(worker) + SAVE_SEEN, asked)
 
     def step(self, floors: list[int], quiet: bool) -> bool:
-        """Do a little; `floors` are the tables' floors, `quiet` says that no push waits to be folded. True if something was done."""
+        """Do a little; `floors` are the tables' floors, `quiet` says that no push waits to be folded. True if it was anything."""
         if self._saver is None:
             return False
         if self._writing is not None:

@@ -25,7 +25,7 @@ What is left out: a server's own control words are visible to all as soon as the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,77 +45,52 @@ STAT=[0]
 LOCAL = {"put", "get", "look", "poll", "point"}  # these touch no memory
 
 
-class Owners:
-    """Who may touch what: the parts of a window, by who writes them and who reads them."""
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-
-    def part(self, address: Address) -> str:
-        """Name the part in which a word lies."""
-        server, word = address
-        words, m = self._plan.words, self._plan.maps[server]
-        for k in range(self._plan.clients):
-            if words.client(k) <= word < words.client(k + 1):
-                return f"{server}:client {k}"
-            if words.reply(k) <= word < words.reply(k + 1):
-                return f"{server}:reply {k}"
-        for k in range(self._plan.workers):
-            if m.mailbox(k, 0) <= word * WORD < m.mailbox(k + 1, 0):
-                return f"{server}:client {k}"
-            if words.ack(k) <= word < words.ack(k + 1):
-                return f"{server}:reply {k}"
-        for s in range(self._plan.servers):
-            if words.peer(s) <= word < words.peer(s + 1):
-                return f"{server}:peer {s}"
-        return f"{server}:all"
-
-    def rights(self, kind: str, number: int) -> tuple[frozenset[str], frozenset[str]]:
-        """Return the parts that server or client `number` may ever read, and write."""
-        plan = self._plan
-        if kind == "client":
-            reads = {f"{s}:{part}" for s in range(plan.servers) for part in ("all", f"reply {number}", f"client {number}")}
-            return frozenset(reads), frozenset(f"{s}:client {number}" for s in range(plan.servers))
-        own = {"all", *(f"reply {k}" for k in range(plan.clients)), *(f"client {k}" for k in range(plan.clients)),
-               *(f"peer {s}" for s in range(plan.servers))}
-        writes = {f"{number}:all", *(f"{number}:reply {k}" for k in range(plan.clients)), *(f"{s}:peer {number}" for s in range(plan.servers))}
-        return frozenset(f"{number}:{part}" for part in own), frozenset(writes)
-
-
 class Place:
-    """Where a rank stands: it is about to do `op`."""
+    """Where a rank stands: it is about to do `op`.
 
-    __slots__ = ("addresses", "back", "begun", "mark", "next", "number", "op", "point", "reads", "since", "writes")
+    Attributes:
+        back: the place before, and what it read there; None at the start.
+        next: places after, by what is read here.
+        mark: the last poll; `since`: values read since then.
+        point: number of the last point.
+        begun: for each server, what a flush will read and write.
+        reads, writes: what `op` touches; `will_read`, `will_write`: what the rank ever touches from here on. Words are bits.
+    """
 
-    def __init__(self, number: int, op: tuple[Any, ...], back: tuple[Place, Any] | None) -> None:
+    __slots__ = ("addresses", "back", "begun", "mark", "next", "number", "op", "point", "reads", "since", "will_read",
+                 "will_write", "writes")
+
+    def __init__(self, number: int, op: tuple[Any, ...], back: tuple[Place, Values] | None) -> None:
         self.number = number
         self.op = op
-        self.back = back  # the place before, and what it read there
+        self.back = back
         self.next: dict[Values, Place] = {}
-        self.mark: Place = self  # at the last poll
-        self.since: dict[Address, int] = {}  # values read since then
+        self.mark: Place = self
+        self.since: dict[Address, int] = {}
+        self.point = number
+        self.begun: dict[int, tuple[int, int]] = {}
         self.addresses: list[Address] = [(op[1], op[2] + i) for i in range(op[3])] if op[0] in ("load", "peek", "seen") else []
-        self.point: int = number  # number of the last point
-        self.begun: frozenset[tuple[bool, int, str]] = frozenset()  # (write, server, part) of what is under way since the last flush
-        self.reads: frozenset[str] = frozenset()  # parts of windows that `op` touches
-        self.writes: frozenset[str] = frozenset()
+        self.reads = self.writes = self.will_read = self.will_write = 0
 
 
 class Program:
-    """One rank: a map of the places that its code can come to, drawn by running it."""
+    """One rank: a map of the places that its code can come to, drawn by running it.
 
-    def __init__(self, name: str, work: Callable[[Endpoint], Any], plan: Plan, server: int | None, owners: Owners,
-                 owner: tuple[str, int], rank: int) -> None:
+    Attributes:
+        grown: whether a place was found that touches what the places before it were not known to lead to.
+    """
+
+    def __init__(self, name: str, work: Callable[[Endpoint], Any], plan: Plan, server: int | None, bits: dict[Address, int]) -> None:
         self.name = name
         self.server = server
-        self.may_read, self.may_write = owners.rights(*owner)
-        self._owners = owners
+        self.grown = False
+        self.runs = 0
         self._work = work
         self._plan = plan
+        self._bits = bits
+        self._places: list[Place] = []
         self._points: dict[Hashable, Place] = {}
-        self._count = 0
-        self._under_way: dict[str, frozenset[str]] = {}
-        self.runs = 0
+        self._at: Place | None = None  # where the code that runs stands
         self._restart()
         self.start = self._place(self._op, None)
 
@@ -131,59 +106,6 @@ class Program:
         except Exception as error:  # noqa: BLE001 - it is a finding, and raised where it is reached
             return "raise", error
 
-    def _place(self, op: tuple[Any, ...], back: tuple[Place, Any] | None) -> Place:
-        if op[0] == "point":
-            op = ("point", (op[1](), op[2] and frozenset(self._since(back).items())), op[2])
-            if op[1] in self._points:
-                return self._points[op[1]]
-        self._count += 1
-        place = Place(self._count, op, back)
-        if op[0] != "poll" and not (op[0] == "point" and not op[2]):
-            place.since = self._since(back)
-        if op[0] == "point":
-            self._points[op[1]] = place
-        elif back is not None:
-            before, _ = back
-            place.point = before.point
-            if op[0] != "poll":
-                place.mark = before.mark
-            place.begun = self._begun(before)
-        self._rights(place)
-        return place
-
-    def _since(self, back: tuple[Place, Values] | None) -> dict[Address, int]:
-        """What has been read since the last poll, after a place's operation."""
-        if back is None or back[0].op[0] == "pause":
-            return {}
-        before, result = back
-        return {**before.since, **dict(zip(before.addresses, result, strict=True))} if before.addresses else before.since
-
-    def _begun(self, place: Place) -> frozenset[tuple[bool, int, str]]:
-        """What is under way after a place's operation."""
-        op, part = place.op, self._owners.part
-        if op[0] == "put":
-            return place.begun | {(True, a[0], part(a)) for a, _ in op[1]}
-        if op[0] == "get":
-            return place.begun | {(False, op[1], part((op[1], op[2] + i))) for i in range(op[3])}
-        if op[0] == "flush":
-            return frozenset(b for b in place.begun if b[1] != op[1])
-        return place.begun
-
-    def _rights(self, place: Place) -> None:
-        """Note which parts a step from here touches."""
-        op, part = place.op, self._owners.part
-        if op[0] in ("load", "peek", "seen"):
-            place.reads = frozenset(part(a) for a in place.addresses)
-        elif op[0] == "store":
-            place.writes = frozenset([part(op[1])])
-        elif op[0] == "flush":
-            place.reads = frozenset(p for write, server, p in place.begun if server == op[1] and not write)
-            place.writes = frozenset(p for write, server, p in place.begun if server == op[1] and write)
-        elif op[0] == "pause":
-            place.reads = frozenset(part(a) for a in place.since)
-        if not (place.reads <= self.may_read and place.writes <= self.may_write):
-            place.op = ("raise", MpipsError(f"{self.name} touches what is not its own: {op}"))
-
     def follow(self, place: Place, result: Values) -> Place:
         """Return where a rank that stands at `place` comes to when its operation gives `result`; by running it."""
         if self._at is not place:
@@ -198,11 +120,89 @@ class Program:
         self._op = self._run.switch(result)
         waited = place.op[0] == "pause" and self._op[0] == "poll"
         there = place.mark if waited else self._place(self._op, (place, result))
-        self._at = there
-        place.next[result] = there
+        if (there.will_read & ~place.will_read) or (there.will_write & ~place.will_write):
+            self.grown = True
+        self._at = place.next[result] = there
         return there
 
-    _at: Place | None = None  # where the code that runs stands
+    def _place(self, op: tuple[Any, ...], back: tuple[Place, Values] | None) -> Place:
+        before = back[0] if back else None
+        since = _since(back)
+        if op[0] == "point":
+            op = ("point", (op[1](), op[2] and frozenset(since.items())), op[2])
+            if op[1] in self._points:
+                return self._points[op[1]]
+        place = Place(len(self._places), op, back)
+        self._places.append(place)
+        if op[0] == "point":
+            self._points[op[1]] = place
+        elif before is not None:
+            place.point = before.point
+            if op[0] != "poll":
+                place.mark = before.mark
+        if op[0] != "poll" and (op[0] != "point" or op[2]):
+            place.since = since
+        if before is not None:
+            place.begun = self._begun(before)
+        self._touch(place)
+        place.will_read, place.will_write = place.reads, place.writes
+        if before is not None:
+            place.will_read |= before.will_read
+            place.will_write |= before.will_write
+            if place.will_read != before.will_read or place.will_write != before.will_write:
+                self.grown = True
+        return place
+
+    def _touch(self, place: Place) -> None:
+        kind, op = place.op[0], place.op
+        place.reads = self._mask(place.addresses if kind != "pause" else place.since)
+        if kind == "store":
+            place.writes = self._mask([op[1]])
+        elif kind == "flush":
+            place.reads, place.writes = place.begun.get(op[1], (0, 0))
+
+    def _begun(self, place: Place) -> dict[int, tuple[int, int]]:
+        """What is under way after a place's operation."""
+        op, begun = place.op, dict(place.begun)
+        if op[0] == "flush":
+            begun.pop(op[1], None)
+        elif op[0] == "put":
+            server = op[1][0][0][0]
+            reads, writes = begun.get(server, (0, 0))
+            begun[server] = reads, writes | self._mask([address for address, _ in op[1]])
+        elif op[0] == "get":
+            reads, writes = begun.get(op[1], (0, 0))
+            begun[op[1]] = reads | self._mask([(op[1], op[2] + i) for i in range(op[3])]), writes
+        return begun
+
+    def _mask(self, addresses: Iterable[Address]) -> int:
+        mask = 0
+        for address in addresses:
+            mask |= 1 << self._bits.setdefault(address, len(self._bits))
+        return mask
+
+    def foresee(self) -> None:
+        """Find out for each place what the rank may touch from there on, as far as its map is drawn."""
+        self.grown = False
+        for place in self._places:
+            place.will_read, place.will_write = place.reads, place.writes
+        changed = True
+        while changed:
+            changed = False
+            for place in reversed(self._places):
+                for there in place.next.values():
+                    if (there.will_read & ~place.will_read) or (there.will_write & ~place.will_write):
+                        place.will_read |= there.will_read
+                        place.will_write |= there.will_write
+                        changed = True
+
+
+def _since(back: tuple[Place, Values] | None) -> dict[Address, int]:
+    """What has been read since the last poll, after a place's operation."""
+    if back is None or back[0].op[0] == "pause":
+        return {}
+    before, result = back
+    return {**before.since, **dict(zip(before.addresses, result, strict=True))} if before.addresses else before.since
 
 
 class Endpoint:
@@ -377,10 +377,12 @@ class Explorer:
     steps: int = 0
     ends: int = 0
 
+    def __post_init__(self) -> None:
+        self._bits: dict[Address, int] = {}
+
     def add(self, name: str, work: Callable[[Endpoint], Any], server: int | None = None) -> None:
-        """Add a rank; servers first, each runs alone up to its first `point` before anybody else begins; then clients in order."""
-        owner = ("server", server) if server is not None else ("client", len(self.programs) - self.plan.servers)
-        self.programs.append(Program(name, work, self.plan, server, Owners(self.plan), owner, len(self.programs)))
+        """Add a rank; each server runs alone up to its first `point` before anybody else begins."""
+        self.programs.append(Program(name, work, self.plan, server, self._bits))
 
     def run(self) -> bool:
         """Go through all states; return whether they were all.
@@ -388,24 +390,30 @@ class Explorer:
         Raises:
             Found: a rank or `check` raised, or nobody can go on.
         """
-        start = self._begin()
-        seen = {start.key()}
-        todo: list[tuple[State, Any]] = [(start, None)]
-        while todo:
-            state, path = todo.pop()
-            self.states += 1
-            if self.limit and self.states > self.limit:
-                return False
-            found = self._after(state, path)
-            if not found:
-                self._end(state, path)
-            self.steps += len(found)
-            for rank, after in found:
-                key = after.key()
-                if key not in seen:
-                    seen.add(key)
-                    todo.append((after, (path, rank)))
-        return True
+        while True:
+            self.states = self.steps = self.ends = 0
+            for program in self.programs:
+                program.foresee()
+            start = self._begin()
+            seen = {start.key()}
+            todo: list[tuple[State, Any]] = [(start, None)]
+            while todo and not any(program.grown for program in self.programs):
+                state, path = todo.pop()
+                self.states += 1
+                if self.limit and self.states > self.limit:
+                    return False
+                found = self._after(state, path)
+                if not found:
+                    self._end(state, path)
+                self.steps += len(found)
+                for rank, after in found:
+                    key = after.key()
+                    if key not in seen:
+                        seen.add(key)
+                        todo.append((after, (path, rank)))
+            if not any(program.grown for program in self.programs):
+                return True
+            STAT[0]+=1
 
     def _after(self, state: State, path: Any) -> list[tuple[int, State]]:
         """States that follow a state and lead to all that can happen; see `_together`."""
@@ -417,7 +425,6 @@ class Explorer:
                 out += [(rank, after) for after in self._step(state, rank)]
             if len(some) == len(can) or all(self._on(state.places[rank], after.places[rank]) for rank, after in out):
                 return out
-            STAT[0]+=1
             some = [rank for rank in can if rank not in some]  # somebody has come back to where he was: leave nobody out
             can = some
 
@@ -443,8 +450,8 @@ class Explorer:
             some = [first]
             for rank in some:
                 reads, writes = state.places[rank].reads, state.places[rank].writes
-                some += [q for q, p in enumerate(self.programs) if q not in some
-                         and (reads & p.may_write or writes & p.may_read or writes & p.may_write)]
+                some += [q for q, other in enumerate(state.places) if q not in some
+                         and (reads & other.will_write or writes & (other.will_read | other.will_write))]
             some = [rank for rank in some if rank in can]
             if len(some) < len(best):
                 best = some

@@ -1,0 +1,61 @@
+"""The map of a window: no two words are one, no two writers share a cache line, regions do not overlap."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpips.transport.words import BLOCK_WORDS, CATALOGUE_BYTES, CLIENT_WORDS, LINE, SPOOL, WORD, Map, Words
+
+SHAPES = st.tuples(st.integers(1, 5), st.integers(0, 3), st.integers(1, 4), st.integers(0, 40), st.integers(0, 40))
+
+
+@given(SHAPES)
+def test_every_word_has_a_place_of_its_own_and_writers_share_no_line(shape: tuple[int, int, int, int, int]) -> None:
+    workers, readers, servers, tables, blocks = shape
+    words = Words(workers, workers + readers, servers, tables, blocks)
+    owner: dict[int, str] = {}
+
+    def claim(who: str, first: int, count: int) -> None:
+        for word in range(first, first + count):
+            assert word not in owner, f"{who} and {owner[word]} share word {word}"
+            assert 0 <= word < words.count
+            owner[word] = who
+
+    claim("server", words.server, LINE)
+    claim("server", words.floor, tables)
+    for w in range(workers):
+        claim("server", words.ack(w), tables)
+    for k in range(words.clients):
+        claim("server", words.reply(k), LINE)
+    for slot in range(blocks):
+        claim("server", words.block(slot), BLOCK_WORDS)
+    for s in range(servers):
+        claim(f"peer {s}", words.peer(s), LINE)
+    for k in range(words.clients):
+        claim(f"client {k}", words.client(k), CLIENT_WORDS)
+        for half in range(2):
+            for table in range(tables):
+                claim(f"client {k}", words.stamp(k, table, half), 2)
+            for slot in range(blocks):
+                claim(f"client {k}", words.arrival(k, slot, half), 1)
+    lines: dict[int, set[str]] = {}
+    for word, who in owner.items():
+        lines.setdefault(word // LINE, set()).add(who)
+    assert all(len(writers) == 1 for writers in lines.values())
+
+
+@given(SHAPES, st.integers(0, 20_000))
+def test_regions_follow_each_other_on_pages(shape: tuple[int, int, int, int, int], nbytes: int) -> None:
+    workers, readers, servers, tables, blocks = shape
+    words = Words(workers, workers + readers, servers, tables, blocks)
+    m = Map(words, nbytes)
+    assert m.catalogue == words.count * WORD
+    assert m.spool(0) == m.catalogue + CATALOGUE_BYTES
+    assert m.copy(0) >= m.spool(words.clients - 1) + SPOOL
+    starts = [m.copy(0), m.copy(1), *(m.mailbox(w, half) for w in range(workers) for half in range(2)), m.size]
+    for start, following in pairwise(starts):
+        assert start % 4096 == 0
+        assert following - start == m.region >= nbytes
