@@ -145,7 +145,7 @@ class Program:
         if before is not None:
             place.begun = self._begun(before)
         self._touch(place)
-        place.will_read, place.will_write = place.reads, place.writes
+        place.will_read, place.will_write = self._will(place)
         if before is not None:
             place.will_read |= before.will_read
             place.will_write |= before.will_write
@@ -181,11 +181,14 @@ class Program:
             mask |= 1 << self._bits.setdefault(address, len(self._bits))
         return mask
 
+    def _will(self, place: Place) -> tuple[int, int]:
+        return (place.reads, place.writes) if self.server is None else (-1, -1)
+
     def foresee(self) -> None:
         """Find out for each place what the rank may touch from there on, as far as its map is drawn."""
         self.grown = False
         for place in self._places:
-            place.will_read, place.will_write = place.reads, place.writes
+            place.will_read, place.will_write = self._will(place)
         changed = True
         while changed:
             changed = False
