@@ -91,7 +91,8 @@ class Chaos:
             if c in create and draw.random() < 0.7:
                 ps.create(create[c])
             for _ in range(draw.randint(1, 4)):
-                getattr(self, draw.choice(["_pull", "_pull", "_push", "_push", "_pull_late", "_push_late", "_view", "_more"]))(ps, draw)
+                verb = draw.choice(["_pull", "_pull", "_push", "_push", "_pull_late", "_push_late", "_view", "_more"])
+                getattr(self, verb)(ps, draw)
             if self.saves and draw.random() < 0.2:
                 ps.save()
             for wait in self._late(ps, draw):
