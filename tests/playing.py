@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from io import BytesIO
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,11 +16,13 @@ from mpips import layout
 from mpips.layout import Layout
 from mpips.optim import Fold
 from mpips.server import Server
+from mpips.server.mailboxes import Mailboxes
 from mpips.server.saving import Cut, Piece
 from mpips.table import Dense
 from mpips.transport.base import Backoff
-from mpips.transport.explore import Endpoint, Explorer
+from mpips.transport.explore import Explorer
 from mpips.transport.model import World
+from mpips.transport.places import Endpoint, Window
 from mpips.transport.plan import Plan, make_plan
 from mpips.transport.words import END, NEVER, Map, Words
 from mpips.worker import Reader, Worker
@@ -171,29 +175,18 @@ class Recorded:
 
 def explorer(tables: list[Dense], work: Callable[[Worker], Any], *, workers: int = 2, servers: int = 1, readers: int = 0,
              read: Callable[[Reader], Any] | None = None, limit: int = 0) -> Explorer:
-    """Return an explorer of a job. `work` is called for each clock until it returns False, and keeps nothing from one to the next."""
+    """Return an explorer of a job; `work` is called for each clock until it returns False, and keeps nothing between two."""
     def plan() -> Any:
         return make_plan(tables, servers=servers, workers=workers, readers=readers)
 
     def serve(index: int) -> Callable[[Any], Any]:
         def go(transport: Any) -> Any:
             server = Server(transport, plan(), index, engine="numpy")
-            scan = server._mail.scan
-
-            def scanned() -> tuple[bool, bool]:
-                news = scan()
-                transport.point(lambda: (news, frozen(server)), waiting=True)  # how it came to know this makes no difference
-                return news
-
-            server._mail.scan = scanned  # type: ignore[method-assign]
+            server._mail.__class__ = _Mailboxes
+            server._mail.owner = server  # type: ignore[attr-defined]
+            server._store._views = _Forgetful()
             transport.sync()
-            while True:
-                transport.point(lambda: frozen(server))
-                transport.poll()
-                if not server.step():
-                    if server.finished:
-                        return [_copied(piece) for piece in server._store.pieces(NEVER)]
-                    transport.pause(0)
+            return _serve(server, transport)
         return go
 
     def client(k: int) -> Callable[[Any], Any]:
@@ -219,7 +212,66 @@ def explorer(tables: list[Dense], work: Callable[[Worker], Any], *, workers: int
 
 
 PLAIN = {type(None), bool, int, float, str, bytes}
-UNCHANGING = (Plan, Words, Map, Layout, Dense, Fold, Endpoint)
+def _serve(server: Server, transport: Endpoint) -> list[Piece]:
+    while True:
+        transport.point(lambda: frozen(server), fork=lambda: _fork(server, transport))
+        transport.poll()
+        if not server.step():
+            if server.finished:
+                return [_copied(piece) for piece in server._store.pieces(NEVER)]
+            transport.pause(0)
+
+
+def _fork(server: Server, transport: Endpoint) -> Callable[[], tuple[Endpoint, Callable[[Endpoint], Any]]]:
+    """Keep a copy of a server, and return what makes further ones of it."""
+    shared = [server._plan, *server._store.folds, *server._store.blocks]  # these do not change
+    kept, old = BytesIO(), transport.copy()
+    pickler = _Pickler(kept, protocol=pickle.HIGHEST_PROTOCOL)
+    pickler.known = {id(thing): i for i, thing in enumerate([transport, transport._window, *shared])}
+    pickler.dump(server)
+    image = kept.getvalue()
+
+    def again() -> tuple[Endpoint, Callable[[Endpoint], Any]]:
+        new = old.copy()
+        unpickler = _Unpickler(BytesIO(image))
+        unpickler.known = [new, new._window, *shared]
+        server = unpickler.load()
+        return new, lambda endpoint: _serve(server, endpoint)
+    return again
+
+
+class _Pickler(pickle.Pickler):
+    known: dict[int, int]
+
+    def persistent_id(self, thing: Any) -> int | None:
+        return self.known.get(id(thing))
+
+
+class _Unpickler(pickle.Unpickler):
+    known: list[Any]
+
+    def persistent_load(self, number: int) -> Any:
+        return self.known[number]
+
+
+class _Forgetful(dict[int, Any]):
+    """A cache that keeps nothing: each look into a mailbox is a read of its own."""
+
+    def __setitem__(self, key: int, value: Any) -> None:
+        """Keep nothing."""
+
+
+class _Mailboxes(Mailboxes):
+    owner: Server
+
+    def scan(self) -> tuple[bool, bool]:
+        news = super().scan()
+        point = cast(Endpoint, self._transport).point
+        point(lambda: (news, frozen(self.owner)), waiting=True)  # how it came to know this makes no difference
+        return news
+
+
+UNCHANGING = (Plan, Words, Map, Layout, Dense, Fold, Endpoint, Window)
 
 
 def frozen(thing: Any, inside: tuple[int, ...] = ()) -> Any:

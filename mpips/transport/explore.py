@@ -3,334 +3,46 @@
 What is free, and gone through completely:
 
 - The order of all accesses of all ranks.
-- Each word of a put (and of a server's own writing into a copy) becomes visible at any time until `flush` (or `sync`), each word of a
-  get is read at any time until `flush`, apart from the others. Words that are loaded together are read like those of a get.
+- Each word of a put (and of a server's own writing into a copy) becomes visible at any time until `flush` (or `sync`), each
+  word of a get is read at any time until `flush`, apart from the others. Words that are loaded together are read like those of
+  a get.
 
 How that is feasible:
 
-- *Lazily.* When a word lands is decided only when somebody reads it, before or after; what nobody reads until the flush lands there. When
-  a word of a get is read is decided only when somebody writes it. So each time that can be told apart is gone through once, and
-  the others not at all. (A read or write in between that touches other words would see the same memory either way.)
+- *Lazily.* When a word lands is decided only when somebody reads it, before or after; what nobody reads until the flush lands
+  there. When a word of a get is read is decided only when somebody writes it. So each time that can be told apart is gone
+  through once, and the others not at all. (A read or write in between that touches other words would see the same memory either
+  way.)
 - *Local steps at once.* To begin a put or get touches no memory and delays nobody, so it is done together with the step before.
-- *States once.* A state is the memory, what is under way and where each rank stands. A rank stands where its history of values read has
-  led it, because its code is deterministic; a rank calls `point(key)` where `key` tells all of its future, so that other
-  histories with the same key are one place (a server at the top of its loop, a worker between two clocks).
-- *Waiting.* A rank that calls `pause` is where it was at its last `poll`: the values that it has read since did not change it. It goes
-  on when one of those could now be read differently.
+- *States once.* A state is the memory, what is under way and where each rank stands. A rank stands where its history of values
+  read has led it, because its code is deterministic; a rank calls `point(key)` where `key` tells all of its future, so that
+  other histories with the same key are one place (a server at the top of its loop, a worker between two clocks).
+- *Waiting.* A rank that calls `pause` is where it was at its last `poll`: the values that it has read since did not change it.
+  It goes on when one of those could now be read differently.
 - *Code once.* What a rank does at a place after reading a value is run once and remembered; then exploring is table look-up.
 
-What is left out: a server's own control words are visible to all as soon as they are stored, and it sees those of the others at once
-(the "unified" model of MPI 4.1, 12.4; `mpips.transport.model` delays both). A put reads its data when it begins.
+What is left out: a server's own control words are visible to all as soon as they are stored, and it sees those of the others at
+once (the "unified" model of MPI 4.1, 12.4; `mpips.transport.model` delays both). A put reads its data when it begins. 
+How far that reaches (one core): 1 server, 2 workers, 2 blocks, 1 clock of staleness 0 is gone through in 5 s (12 thousand states); so
+are 1 worker and 2 clocks, staleness 0 and None, in 1 s. 2 workers with 2 clocks are not: more than a million states.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from greenlet import greenlet
-
 from mpips.errors import MpipsError
-from mpips.transport.base import Array
 from mpips.transport.model import Deadlock
+from mpips.transport.places import Address, Endpoint, Place, Program, Values
 from mpips.transport.plan import Plan
-from mpips.transport.words import WORD
 
-Address = tuple[int, int]  # server, word
-Values = tuple[int, ...]
-
-STAT=[0]
 LOCAL = {"put", "get", "look", "poll", "point"}  # these touch no memory
 
 
-class Place:
-    """Where a rank stands: it is about to do `op`.
-
-    Attributes:
-        back: the place before, and what it read there; None at the start.
-        next: places after, by what is read here.
-        mark: the last poll; `since`: values read since then.
-        point: number of the last point.
-        begun: for each server, what a flush will read and write.
-        reads, writes: what `op` touches; `will_read`, `will_write`: what the rank ever touches from here on. Words are bits.
-    """
-
-    __slots__ = ("addresses", "back", "begun", "mark", "next", "number", "op", "point", "reads", "since", "will_read",
-                 "will_write", "writes")
-
-    def __init__(self, number: int, op: tuple[Any, ...], back: tuple[Place, Values] | None) -> None:
-        self.number = number
-        self.op = op
-        self.back = back
-        self.next: dict[Values, Place] = {}
-        self.mark: Place = self
-        self.since: dict[Address, int] = {}
-        self.point = number
-        self.begun: dict[int, tuple[int, int]] = {}
-        self.addresses: list[Address] = [(op[1], op[2] + i) for i in range(op[3])] if op[0] in ("load", "peek", "seen") else []
-        self.reads = self.writes = self.will_read = self.will_write = 0
-
-
-class Program:
-    """One rank: a map of the places that its code can come to, drawn by running it.
-
-    Attributes:
-        grown: whether a place was found that touches what the places before it were not known to lead to.
-    """
-
-    def __init__(self, name: str, work: Callable[[Endpoint], Any], plan: Plan, server: int | None, bits: dict[Address, int]) -> None:
-        self.name = name
-        self.server = server
-        self.grown = False
-        self.runs = 0
-        self._work = work
-        self._plan = plan
-        self._bits = bits
-        self._places: list[Place] = []
-        self._points: dict[Hashable, Place] = {}
-        self._at: Place | None = None  # where the code that runs stands
-        self._restart()
-        self.start = self._place(self._op, None)
-
-    def _restart(self) -> None:
-        self.runs += 1
-        self._endpoint = Endpoint(self._plan, self.server)
-        self._run = greenlet(self._main)
-        self._op: tuple[Any, ...] = self._run.switch()
-
-    def _main(self) -> tuple[Any, ...]:
-        try:
-            return "end", self._work(self._endpoint)
-        except Exception as error:  # noqa: BLE001 - it is a finding, and raised where it is reached
-            return "raise", error
-
-    def follow(self, place: Place, result: Values) -> Place:
-        """Return where a rank that stands at `place` comes to when its operation gives `result`; by running it."""
-        if self._at is not place:
-            path = []
-            at = place
-            while at.back is not None:
-                path.append(at.back[1])
-                at = at.back[0]
-            self._restart()
-            for given in reversed(path):
-                self._op = self._run.switch(given)
-        self._op = self._run.switch(result)
-        waited = place.op[0] == "pause" and self._op[0] == "poll"
-        there = place.mark if waited else self._place(self._op, (place, result))
-        if (there.will_read & ~place.will_read) or (there.will_write & ~place.will_write):
-            self.grown = True
-        self._at = place.next[result] = there
-        return there
-
-    def _place(self, op: tuple[Any, ...], back: tuple[Place, Values] | None) -> Place:
-        before = back[0] if back else None
-        since = _since(back)
-        if op[0] == "point":
-            op = ("point", (op[1](), op[2] and frozenset(since.items())), op[2])
-            if op[1] in self._points:
-                return self._points[op[1]]
-        place = Place(len(self._places), op, back)
-        self._places.append(place)
-        if op[0] == "point":
-            self._points[op[1]] = place
-        elif before is not None:
-            place.point = before.point
-            if op[0] != "poll":
-                place.mark = before.mark
-        if op[0] != "poll" and (op[0] != "point" or op[2]):
-            place.since = since
-        if before is not None:
-            place.begun = self._begun(before)
-        self._touch(place)
-        place.will_read, place.will_write = self._will(place)
-        if before is not None:
-            place.will_read |= before.will_read
-            place.will_write |= before.will_write
-            if place.will_read != before.will_read or place.will_write != before.will_write:
-                self.grown = True
-        return place
-
-    def _touch(self, place: Place) -> None:
-        kind, op = place.op[0], place.op
-        place.reads = self._mask(place.addresses if kind != "pause" else place.since)
-        if kind == "store":
-            place.writes = self._mask([op[1]])
-        elif kind == "flush":
-            place.reads, place.writes = place.begun.get(op[1], (0, 0))
-
-    def _begun(self, place: Place) -> dict[int, tuple[int, int]]:
-        """What is under way after a place's operation."""
-        op, begun = place.op, dict(place.begun)
-        if op[0] == "flush":
-            begun.pop(op[1], None)
-        elif op[0] == "put":
-            server = op[1][0][0][0]
-            reads, writes = begun.get(server, (0, 0))
-            begun[server] = reads, writes | self._mask([address for address, _ in op[1]])
-        elif op[0] == "get":
-            reads, writes = begun.get(op[1], (0, 0))
-            begun[op[1]] = reads | self._mask([(op[1], op[2] + i) for i in range(op[3])]), writes
-        return begun
-
-    def _mask(self, addresses: Iterable[Address]) -> int:
-        mask = 0
-        for address in addresses:
-            mask |= 1 << self._bits.setdefault(address, len(self._bits))
-        return mask
-
-    def _will(self, place: Place) -> tuple[int, int]:
-        return (place.reads, place.writes) if self.server is None else (-1, -1)
-
-    def foresee(self) -> None:
-        """Find out for each place what the rank may touch from there on, as far as its map is drawn."""
-        self.grown = False
-        for place in self._places:
-            place.will_read, place.will_write = self._will(place)
-        changed = True
-        while changed:
-            changed = False
-            for place in reversed(self._places):
-                for there in place.next.values():
-                    if (there.will_read & ~place.will_read) or (there.will_write & ~place.will_write):
-                        place.will_read |= there.will_read
-                        place.will_write |= there.will_write
-                        changed = True
-
-
-def _since(back: tuple[Place, Values] | None) -> dict[Address, int]:
-    """What has been read since the last poll, after a place's operation."""
-    if back is None or back[0].op[0] == "pause":
-        return {}
-    before, result = back
-    return {**before.since, **dict(zip(before.addresses, result, strict=True))} if before.addresses else before.since
-
-
-class Endpoint:
-    """One rank's transport: each access is handed to the explorer, which says what it gives."""
-
-    def __init__(self, plan: Plan, server: int | None) -> None:
-        self._plan = plan
-        self._server = server
-        self._gets: dict[int, list[Array]] = {}
-        self._flying: set[int] = set()  # servers to which something may be under way
-        if server is not None:
-            m = plan.maps[server]
-            self._memory = np.zeros(m.size, np.uint8)
-            self._copies = self._memory[m.copy(0) : m.copy(2)].view(np.int64)
-            self._base = m.copy(0) // WORD
-            self._shown = self._copies.tobytes()
-
-    def _do(self, *op: Any) -> Any:
-        parent = greenlet.getcurrent().parent
-        assert parent is not None, "an endpoint is used by its rank while it is explored"
-        if self._server is not None and self._shown != self._copies.tobytes():
-            changed = np.flatnonzero(self._copies != np.frombuffer(self._shown, np.int64)).tolist()
-            self._shown = self._copies.tobytes()
-            self._flying.add(self._server)
-            parent.switch(("put", tuple(((self._server, self._base + i), int(self._copies[i])) for i in changed)))
-        return parent.switch(op)
-
-    def point(self, key: Callable[[], Hashable], waiting: bool = False) -> None:
-        """Say that all this rank will do depends on `key()` alone, and on what it reads from now on.
-
-        Args:
-            waiting: it may pause before it polls again, for a change of something that it has read before.
-        """
-        self._do("point", lambda: (key(), self._copies.tobytes() if self._server is not None else b""), waiting)
-
-    def put(self, server: int, offset: int, data: Array) -> None:
-        self.stores(server, offset // WORD, data.reshape(-1).view(np.int64))
-
-    def get(self, server: int, offset: int, out: Array) -> None:
-        flat = out.reshape(-1).view(np.int64)
-        self._gets.setdefault(server, []).append(flat)
-        self._flying.add(server)
-        self._do("get", server, offset // WORD, flat.size)
-
-    def store(self, server: int, word: int, value: int) -> None:
-        if server == self._server:
-            self._do("store", (server, word), value)
-        else:
-            self._flying.add(server)
-            self._do("put", (((server, word), value),))
-
-    def stores(self, server: int, word: int, values: Array) -> None:
-        if server == self._server:
-            for i, value in enumerate(values.tolist()):
-                self.store(server, word + i, value)
-        else:
-            self._flying.add(server)
-            self._do("put", tuple(((server, word + i), value) for i, value in enumerate(values.tolist())))
-
-    def load(self, server: int, word: int) -> int:
-        value: int = self._do("load", server, word, 1)[0]
-        return value
-
-    def loads(self, server: int, word: int, count: int) -> Array:
-        return np.array(self.row(server, word, count), np.int64)
-
-    def row(self, server: int, word: int, count: int) -> list[int]:
-        if server == self._server:
-            return list(self._do("load", server, word, count))
-        self._do("look", server, word, count)
-        return list(self._do("seen", server, word, count))
-
-    def flush(self, server: int) -> None:
-        if server not in self._flying:
-            return
-        values = self._do("flush", server)
-        self._flying.discard(server)
-        for out in self._gets.pop(server, []):
-            out[:] = values[: out.size]
-            values = values[out.size :]
-
-    def sync(self) -> None:
-        if self._server is not None and (self._server in self._flying or self._shown != self._copies.tobytes()):
-            self._do("flush", self._server)
-            self._flying.discard(self._server)
-
-    def mapped(self, server: int) -> Array | None:
-        if server != self._server:
-            return None
-        window = self._memory.view(_Window)
-        window.peek = self._peek
-        return window
-
-    def _peek(self, start: int, stop: int) -> None:
-        """Let the server see what lies in a part of its window that others write."""
-        assert self._server is not None
-        m = self._plan.maps[self._server]
-        if not m.copy(0) <= start < m.copy(2):
-            a, b = start // WORD, -(-stop // WORD)
-            self._memory[a * WORD : b * WORD].view(np.int64)[:] = self._do("peek", self._server, a, b - a)
-
-    def poll(self) -> None:
-        self._do("poll")
-
-    def pause(self, seconds: float) -> None:
-        self._do("pause")
-
-
-class _Window(np.ndarray[Any, np.dtype[Any]]):
-    """A server's window as it reads it: what others write is looked up when it is sliced."""
-
-    peek: Callable[[int, int], None]
-
-    def __getitem__(self, part: Any) -> Any:
-        plain = self.view(np.ndarray)
-        if isinstance(part, slice):
-            start, stop, _ = part.indices(self.size)
-            if stop > start:
-                self.peek(start, stop)
-        return plain[part]
-
-
-@dataclass(frozen=True, slots=True)
 class State:
-    """One moment.
+    """One moment; never changed.
 
     Attributes:
         memory: words that are not zero.
@@ -339,11 +51,15 @@ class State:
         hash: of the memory.
     """
 
-    places: tuple[Place, ...]
-    memory: dict[Address, int]
-    puts: tuple[tuple[int, Address, int], ...]
-    gets: tuple[tuple[int, bool, Address, int | None], ...]
-    hash: int
+    __slots__ = ("gets", "hash", "memory", "places", "puts")
+
+    def __init__(self, places: tuple[Place, ...], memory: dict[Address, int], puts: tuple[tuple[int, Address, int], ...],
+                 gets: tuple[tuple[int, bool, Address, int | None], ...], digest: int) -> None:
+        self.places = places
+        self.memory = memory
+        self.puts = puts
+        self.gets = gets
+        self.hash = digest
 
     def key(self) -> int:
         """Hash of all; equal ones are taken for the same state."""
@@ -375,6 +91,7 @@ class Explorer:
     plan: Plan
     check: Callable[[list[Any]], None] = lambda results: None
     limit: int = 0
+    reduce: bool = True
     programs: list[Program] = field(default_factory=list)
     states: int = 0
     steps: int = 0
@@ -398,66 +115,98 @@ class Explorer:
             for program in self.programs:
                 program.foresee()
             start = self._begin()
-            seen = {start.key()}
-            todo: list[tuple[State, Any]] = [(start, None)]
+            seen: dict[int, int] = {}  # state -> ranks that sleep there
+            todo = [(start, None, 0)]
             while todo and not any(program.grown for program in self.programs):
-                state, path = todo.pop()
-                self.states += 1
+                state, path, asleep = self._along(*todo.pop())
+                key = state.key()
+                before = seen.get(key, -1)
+                if before & ~asleep == 0:
+                    continue
+                seen[key] = before & asleep
+                again = before & ~asleep if before >= 0 else -1  # ranks that slept at all earlier visits
+                self.states += before < 0
                 if self.limit and self.states > self.limit:
                     return False
-                found = self._after(state, path)
-                if not found:
-                    self._end(state, path)
-                self.steps += len(found)
-                for rank, after in found:
-                    key = after.key()
-                    if key not in seen:
-                        seen.add(key)
-                        todo.append((after, (path, rank)))
+                todo += self._after(state, path, asleep, again)
             if not any(program.grown for program in self.programs):
                 return True
-            STAT[0]+=1
 
-    def _after(self, state: State, path: Any) -> list[tuple[int, State]]:
-        """States that follow a state and lead to all that can happen; see `_together`."""
-        out: list[tuple[int, State]] = []
-        can = [rank for rank, place in enumerate(state.places) if self._can(state, place, path)]
-        some = self._together(state, can)
+    def _after(self, state: State, path: Any, asleep: int, again: int) -> list[tuple[State, Any, int]]:
+        """States that follow, with who sleeps there."""
+        can = self._able(state, path)
+        if not can:
+            self._end(state, path)
+        out: list[tuple[State, Any, int]] = []
+        some = self._together(state.places, can) if self.reduce else can
+        on = True
+        for rank in [*some, *(rank for rank in can if rank not in some)]:
+            if rank not in some and on:
+                break
+            place = state.places[rank]
+            if again >> rank & 1 and not asleep >> rank & 1:
+                found = self._step(state, rank)
+                self.steps += len(found)
+                on = on and all(_on(place, after.places[rank]) for after in found)
+                still = self._asleep(state.places, asleep, rank)
+                out += [(after, (path, rank), still) for after in found]
+            if self.reduce:
+                asleep |= 1 << rank
+        return out
+
+    def _asleep(self, places: tuple[Place, ...], asleep: int, mover: int) -> int:
+        """Who still sleeps after a step: what he does next would not have been told apart from doing it before that step."""
+        if asleep:
+            reads, writes = places[mover].reads, places[mover].writes
+            for rank, place in enumerate(places):
+                if asleep >> rank & 1 and (reads & place.writes or writes & (place.reads | place.writes)):
+                    asleep &= ~(1 << rank)
+        return asleep
+
+    def _along(self, state: State, path: Any, asleep: int) -> tuple[State, Any, int]:
+        """Go on as long as there is but one way."""
         while True:
-            for rank in some:
-                out += [(rank, after) for after in self._step(state, rank)]
-            if len(some) == len(can) or all(self._on(state.places[rank], after.places[rank]) for rank, after in out):
-                return out
-            some = [rank for rank in can if rank not in some]  # somebody has come back to where he was: leave nobody out
-            can = some
+            can = self._able(state, path)
+            some = self._together(state.places, can) if self.reduce else can
+            if len(some) != 1 or asleep >> some[0] & 1:
+                return state, path, asleep
+            after = self._step(state, some[0])
+            if len(after) != 1 or not _on(state.places[some[0]], after[0].places[some[0]]):
+                return state, path, asleep
+            self.steps += 1
+            asleep = self._asleep(state.places, asleep, some[0])
+            state, path = after[0], (path, some[0])
 
-    def _on(self, before: Place, after: Place) -> bool:
-        """Whether a step has not come back to where it may have come from."""
-        return after.point > before.point or (after.point == before.point and after.number > before.number)
+    def _able(self, state: State, path: Any) -> list[int]:
+        """Ranks that can go on."""
+        can = []
+        for rank, place in enumerate(state.places):
+            kind = place.op[0]
+            if kind == "raise":
+                raise Found(self._names(path), place.op[1])
+            if kind != "end" and (kind != "pause" or _awake(state, place)):
+                can.append(rank)
+        return can
 
-    def _can(self, state: State, place: Place, path: Any) -> bool:
-        kind = place.op[0]
-        if kind == "raise":
-            raise Found(self._names(path), place.op[1])
-        if kind == "pause":
-            return _awake(state, place)
-        return kind != "end"
-
-    def _together(self, state: State, can: list[int]) -> list[int]:
+    def _together(self, places: tuple[Place, ...], can: list[int]) -> list[int]:
         """Return ranks whose next steps nobody else can get in the way of, before one of them has moved.
 
-        That is a persistent set (Godefroid, LNCS 1032, 1996, chapter 4) of what these ranks do next: it is enough to go on with them.
+        That is a persistent set (Godefroid, LNCS 1032, 1996, chapter 4) of what these ranks do next: to go on with them is enough.
         """
         best = can
         for first in can:
             some = [first]
             for rank in some:
-                reads, writes = state.places[rank].reads, state.places[rank].writes
-                some += [q for q, other in enumerate(state.places) if q not in some
-                         and (reads & other.will_write or writes & (other.will_read | other.will_write))]
-            some = [rank for rank in some if rank in can]
-            if len(some) < len(best):
-                best = some
+                reads, writes = places[rank].reads, places[rank].writes
+                for other, place in enumerate(places):
+                    if other not in some and (reads & place.will_write or writes & place.will_touch):
+                        some.append(other)
+            if len(some) < len(places):
+                some = [rank for rank in some if rank in can]
+                if len(some) < len(best):
+                    best = some
+                    if len(some) == 1:
+                        break
         return best
 
     def _begin(self) -> State:
@@ -528,6 +277,11 @@ class Explorer:
     def _move(self, state: State, rank: int, result: Values) -> State:
         there = self._next(state.places[rank], rank, result)
         return State((*state.places[:rank], there, *state.places[rank + 1 :]), state.memory, state.puts, state.gets, state.hash)
+
+
+def _on(before: Place, after: Place) -> bool:
+    """Whether a step has not come back to where it may have come from: each circle of places has a step down in these numbers."""
+    return after.point > before.point or (after.point == before.point and after.number > before.number)
 
 
 def _awake(state: State, place: Place) -> bool:

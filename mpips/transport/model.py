@@ -7,8 +7,8 @@
 - Between any two accesses any other rank may run, and some are much slower than others.
 
 Every such decision is drawn from one seed. Each rank is a greenlet; a rank that calls `pause` runs again only when memory has
-changed since its last `poll`, so that a wait without end is a `Deadlock` at once. `mpips.transport.explore` goes through all decisions of
-a tiny job instead.
+changed since its last `poll`, so that a wait without end is a `Deadlock` at once. `mpips.transport.explore` goes through all
+decisions of a tiny job instead.
 """
 
 from __future__ import annotations
