@@ -21,6 +21,7 @@ import mpips
 from mpips.checkpoint.read import Saved
 from mpips.checkpoint.schema import complete
 from mpips.errors import ProtocolError
+from mpips.worker.handles import SaveHandle
 
 options = json.loads(sys.argv[1])
 workload.small_blocks()
@@ -31,6 +32,15 @@ tables = [mpips.Dense(name, (options["workers"], 700), mpips.optim.Add(), stalen
 def work(ps: mpips.Worker) -> list[object]:
     draw = np.random.default_rng(ps.index)
     first, seen, asked = ps.now, [], []
+
+    def look(ps: mpips.Worker, when: int, handle: SaveHandle) -> None:
+        if handle.test():
+            asked.remove((when, handle))
+            there = complete(Path(options["directory"]))[-1]
+            with Saved(there) as saved:
+                assert saved.clocks[ps.index] > when, f"{saved} has not the clock in which it was asked for"
+            seen.append(there.name)
+
     for clock in range(ps.now, options["clocks"][ps.index]):
         time.sleep(draw.random() * options["pause"])
         if [ps.index, clock] in options["saves"]:
@@ -49,12 +59,12 @@ def work(ps: mpips.Worker) -> list[object]:
             if when % 2:  # an odd one is waited for, where that can be, the others are looked at once in a clock
                 with contextlib.suppress(ProtocolError):  # others are further: the cut comes there
                     handle.wait()
-            if handle.test():
-                asked.remove((when, handle))
-                there = complete(Path(options["directory"]))[-1]
-                with Saved(there) as saved:
-                    assert saved.clocks[ps.index] > when, f"{saved} has not the clock in which it was asked for"
-                seen.append(there.name)
+            look(ps, when, handle)
+    end = time.monotonic() + 20
+    while asked and time.monotonic() < end:  # all workers have come equally far, so each can stand where it is
+        time.sleep(0.005)
+        for when, handle in list(asked):
+            look(ps, when, handle)
     if options["barrier"]:
         ps.pull(tables[0].name)
         ps.barrier()
