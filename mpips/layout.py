@@ -102,6 +102,11 @@ def grid(size: int, itemsize: int) -> list[tuple[int, int]]:
     return [(at, min(at + step, size)) for at in range(0, size, step)]
 
 
+def in_parts(table: Dense) -> bool:
+    """Whether blocks of a push are folded as they arrive: there are several, and a rule without slots can fold them again."""
+    return table.nbytes > BLOCK and not table.optimizer.slots and not (table.half and table.master)
+
+
 def place(tables: Sequence[Dense], servers: int, before: Layout | None = None) -> Layout:
     """Place `tables` on `servers` servers; with `before`, keep all that stands there and add `tables` after it."""
     if before is not None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from mpips.server import folding, server
+from mpips.server import ahead, folding, server
+from mpips.transport import model
 from mpips.transport.words import BEGIN, TICK0, VERSION
 from mpips.worker import link, pull, push
 
@@ -54,11 +56,13 @@ def _fold(order: str) -> Callable[..., int]:
 def no_begin_mark(patch: pytest.MonkeyPatch) -> None:
     """A fold changes a copy without saying so first."""
     patch.setattr(server, "fold_block", _fold("data begin version"))
+    patch.setattr(ahead.Ahead, "step", lambda self: False)
 
 
 def version_before_data(patch: pytest.MonkeyPatch) -> None:
     """The new version is announced before its data."""
     patch.setattr(server, "fold_block", _fold("begin version data"))
+    patch.setattr(ahead.Ahead, "step", lambda self: False)
 
 
 def acknowledged_before_version(patch: pytest.MonkeyPatch) -> None:
@@ -71,6 +75,16 @@ def acknowledged_before_version(patch: pytest.MonkeyPatch) -> None:
         return fold(transport, plan, store, job)
 
     patch.setattr(server, "fold_block", early)
+
+
+def arrived_before_data(patch: pytest.MonkeyPatch) -> None:
+    """A block is said to have arrived while it is under way."""
+    patch.setattr(model.Endpoint, "flush", lambda self, s: None if sys._getframe(1).f_code.co_name == "_write" else FLUSH(self, s))
+
+
+def begun_ahead_of_a_worker(patch: pytest.MonkeyPatch) -> None:
+    """A copy is written over ahead while a worker may still be in its clock (staleness 0)."""
+    patch.setattr(server.Server, "_expected", lambda self, table: [c[table] for c in self._mail.coming if table in c])
 
 
 def half_reused(patch: pytest.MonkeyPatch) -> None:
@@ -89,4 +103,6 @@ def no_second_look(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(pull.Pull, "_attempt", trusting)
 
 
-ALL = (commit_before_data, no_begin_mark, version_before_data, acknowledged_before_version, half_reused, no_second_look)
+FLUSH = model.Endpoint.flush
+ALL = (commit_before_data, arrived_before_data, no_begin_mark, version_before_data, acknowledged_before_version, half_reused,
+       no_second_look)

@@ -7,7 +7,7 @@ again. After the last block: floor, sync, acknowledgement; so a worker that sees
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mpips.layout import Block
 from mpips.server.mailboxes import Push
@@ -27,24 +27,32 @@ class Job:
     pushes: list[Push]  # in worker order; void ones count as zero
     scale: float
     todo: list[Block]
+    ready: set[int] = field(default_factory=set)  # slots of blocks that are computed already, see `ahead`
 
 
 def fold_block(transport: Transport, plan: Plan, store: Store, job: Job) -> int:
     """Fold the next block of `job` and publish it; return its bytes."""
     block = job.todo.pop()
     me, at = store.index, plan.words.block(block.slot)
+    if block.slot not in job.ready:
+        compute(transport, plan, store, job, block)
+    version = transport.load(me, at + VERSION) + 1
+    transport.store(me, at + TICK0 + (version & 1), job.clock + 1)
+    transport.sync()
+    transport.store(me, at + VERSION, version)
+    transport.sync()
+    return 0 if block.slot in job.ready else (block.stop - block.start) * store.table(job.table).np_dtype.itemsize
+
+
+def compute(transport: Transport, plan: Plan, store: Store, job: Job, block: Block) -> None:
+    """Write the next version of a block to the copy that is not the published one."""
+    me, at = store.index, plan.words.block(block.slot)
     version = transport.load(me, at + VERSION)
     transport.store(me, at + BEGIN, version + 1)
     transport.sync()
     gradients = [store.gradient(block, p.worker, p.half) for p in job.pushes if not p.void]
-    new = (version + 1) & 1
-    store.folds[job.table](store.copy(block, version & 1), store.copy(block, new), store.slots[block.slot], gradients,
+    store.folds[job.table](store.copy(block, version & 1), store.copy(block, (version + 1) & 1), store.slots[block.slot], gradients,
                            step=version + 1, clock=job.schedule, scale=job.scale)
-    transport.store(me, at + TICK0 + new, job.clock + 1)
-    transport.sync()
-    transport.store(me, at + VERSION, version + 1)
-    transport.sync()
-    return (block.stop - block.start) * store.table(job.table).np_dtype.itemsize
 
 
 def acknowledge(transport: Transport, plan: Plan, store: Store, jobs: list[Job]) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from mpips.transport.base import Transport
 from mpips.transport.plan import Plan
 from mpips.transport.words import CLIENT_WORDS as WORDS
-from mpips.transport.words import CLOCK, COMMIT, END, NEVER, WORD
+from mpips.transport.words import CLOCK, COMING, COMMIT, END, NEVER, WORD
 
 FEW = 32  # tables; so many are looked at faster without NumPy
 
@@ -41,13 +41,16 @@ class Mailboxes:
         heads: for each table, by worker, the clock of the oldest push not yet folded; `NEVER` if there is none.
         first, rows: each client's words, as read before and after the sync between clock and commit.
         touched: tables that have got a push since the caller last cleared it.
+        commits: number of the last committed push, by worker.
+        coming: pushes that are still under way, by worker and table.
     """
 
     def __init__(self, transport: Transport, plan: Plan, index: int, clocks: Sequence[int]) -> None:
         self._transport = transport
         self._plan = plan
         self._index = index
-        self._commits = [0] * plan.workers
+        self.commits = [0] * plan.workers
+        self.coming: list[dict[int, Push]] = [{} for _ in range(plan.workers)]
         self._at = [plan.words.client(k) for k in range(plan.clients)]
         self.clocks = list(clocks)
         self.live = [True] * plan.workers
@@ -76,8 +79,13 @@ class Mailboxes:
         t.sync()
         moved = False
         for worker in range(self._plan.workers):
-            if rows[worker][COMMIT] != self._commits[worker]:
-                self._take(worker, rows[worker][COMMIT])
+            row = rows[worker]
+            if row[COMMIT] != self.commits[worker]:
+                self._take(worker, row[COMMIT])
+            if row[COMING] > row[COMMIT]:
+                self.coming[worker] = {table: push for table, push in self._stamped(worker, row[COMING] - 1, row[COMING])}
+            elif self.coming[worker]:
+                self.coming[worker] = {}
             end = first[worker][END]
             clock = end - 1 if end else max(first[worker][CLOCK], self.clocks[worker])  # a resumed worker's is 0 at first
             if clock != self.clocks[worker] or self.live[worker] == bool(end):
@@ -86,25 +94,28 @@ class Mailboxes:
 
     def _take(self, worker: int, commit: int) -> None:
         """Queue the pushes of `worker` up to `commit`, in order; a stamp above it belongs to a push still under way."""
-        tables, seen = len(self.waiting), self._commits[worker]
+        for table, push in self._stamped(worker, self.commits[worker], commit):
+            self.waiting[table][worker].append(push)
+            self.touched.add(table)
+            if self.heads[table][worker] == NEVER:
+                self.heads[table][worker] = push.clock
+        self.commits[worker] = commit
+
+    def _stamped(self, worker: int, seen: int, last: int) -> list[tuple[int, Push]]:
+        """Tables and pushes of `worker` whose numbers are beyond `seen`, up to `last`, in order."""
+        tables = len(self.waiting)
         memory = self._transport.mapped(self._index)
         assert memory is not None
         at = self._plan.words.stamp(worker, 0, 0) * WORD
         stamps = memory[at : at + tables * 4 * WORD].view(np.int64).reshape(-1, 2)  # number, packed; by table and half
         if tables <= FEW:
-            cells = [(n, i, p) for i, (n, p) in enumerate(stamps.tolist()) if seen < n <= commit]
+            cells = [(n, i, p) for i, (n, p) in enumerate(stamps.tolist()) if seen < n <= last]
         else:
             numbers = stamps[:, 0]
-            found = np.flatnonzero((numbers > seen) & (numbers <= commit))
+            found = np.flatnonzero((numbers > seen) & (numbers <= last))
             cells = list(zip(numbers[found].tolist(), found.tolist(), stamps[found, 1].tolist(), strict=True))
-        for number, cell, packed in sorted(cells):
-            table = cell >> 1
-            push = Push(worker, number, packed >> 1, cell & 1, bool(packed & 1))
-            self.waiting[table][worker].append(push)
-            self.touched.add(table)
-            if self.heads[table][worker] == NEVER:
-                self.heads[table][worker] = push.clock
-        self._commits[worker] = commit
+        cells.sort()
+        return [(cell >> 1, Push(worker, number, packed >> 1, cell & 1, bool(packed & 1))) for number, cell, packed in cells]
 
     def pop(self, table: int, worker: int) -> None:
         """Drop the oldest push of a worker to a table: it is published."""

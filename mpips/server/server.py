@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from mpips.server.ahead import Ahead
 from mpips.server.catalogue import Catalogue
 from mpips.server.cuts import Cuts
 from mpips.server.folding import Job, acknowledge, fold_block
-from mpips.server.mailboxes import Mailboxes
+from mpips.server.mailboxes import Mailboxes, Push
 from mpips.server.saving import Restored, Saver
 from mpips.server.store import Store
 from mpips.transport.base import Transport
@@ -39,6 +40,7 @@ class Server:
         self._mail = Mailboxes(transport, plan, index, clocks if len(clocks) else [0] * plan.workers)
         self._cuts = Cuts(transport, plan, self._store, self._mail, saver, every=every, at_end=at_end)
         self._catalogue = Catalogue(transport, plan, index)
+        self._ahead = Ahead(transport, plan, self._store, self._mail)
         self._restored = restored
         self._jobs: deque[Job] = deque()
         self._held: dict[int, tuple[int, int]] = {}  # client -> its HOLD word, table
@@ -80,7 +82,9 @@ class Server:
             self._advance([*mail.touched, *self._freed])
         mail.touched.clear()
         self._freed.clear()
-        done = self._work()
+        if news and any(mail.coming):
+            self._look_ahead()
+        done = self._work() or self._ahead.step()
         if self._cuts.wanted and self._cuts.step(self._floors, not self._jobs and mail.quiet):
             self._advance(range(len(self._floors)))  # a cut that is taken lets folds go on
             done = True
@@ -161,21 +165,52 @@ class Server:
     def _start(self, table: int) -> None:
         """Begin the fold of the next clock (BSP) or of the oldest push (SSP, ASP) of a table."""
         mail = self._mail
-        scale = 1.0
+        heads = mail.heads[table]
+        first = self._floors[table] if self._lockstep[table] else min(heads)
+        pushes = [mail.waiting[table][w][0] for w, head in enumerate(heads) if head == first]
+        job = self._job(table, pushes if self._lockstep[table] else pushes[:1])
+        if any(not p.void for p in job.pushes):  # a clock in which every push was void changes nothing
+            job.todo = self._store.blocks[table][::-1]
+        job.ready = self._ahead.take(job)
+        self._busy[table] = True
+        self._jobs.append(job)
+
+    def _job(self, table: int, pushes: list[Push]) -> Job:
+        """The update that these pushes make, with nothing to do yet."""
+        mail, clock, scale = self._mail, pushes[0].clock, 1.0
         if self._lockstep[table]:
-            clock = schedule = self._floors[table]
-            pushes = [mail.waiting[table][w][0] for w, head in enumerate(mail.heads[table]) if head == clock]
+            schedule = clock
             if self._store.table(table).combine == "mean":
                 scale = 1.0 / sum(live or c > clock for c, live in zip(mail.clocks, mail.live, strict=True))
         else:
-            heads = mail.heads[table]
-            pushes = [mail.waiting[table][heads.index(min(heads))][0]]
-            clock = pushes[0].clock
             schedule = clock if mail.ended() else mail.slowest()
-        changes = any(not p.void for p in pushes)  # a clock in which every push was void changes nothing
-        todo = self._store.blocks[table][::-1] if changes else []
-        self._busy[table] = True
-        self._jobs.append(Job(table, clock, schedule, pushes, scale, list(todo)))
+        return Job(table, clock, schedule, pushes, scale, [])
+
+    def _look_ahead(self) -> None:
+        """Find the folds that would be due if every push that is coming were committed."""
+        mail = self._mail
+        held = {table for _, table in self._held.values()}
+        for table in {table for coming in mail.coming for table in coming}:
+            pushes = self._expected(table) if not self._busy[table] and table not in held else []
+            if pushes:
+                self._ahead.propose(self._job(table, pushes))
+            else:
+                self._ahead.drop(table)
+
+    def _expected(self, table: int) -> list[Push]:
+        """Pushes that the next fold of a table would take; none if some worker's is not even coming."""
+        mail, pushes = self._mail, []
+        heads, coming = mail.heads[table], [coming.get(table) for coming in mail.coming]
+        if not self._lockstep[table]:
+            return [push for push in coming if push][:1] if min(heads) == NEVER else []
+        clock = self._floors[table]
+        for worker, reached in enumerate(mail.reached()):
+            push = mail.waiting[table][worker][0] if heads[worker] == clock else coming[worker]
+            if push and push.clock == clock:
+                pushes.append(push)
+            elif reached <= clock:
+                return []
+        return pushes if clock < self._cuts.limit else []
 
     def _work(self) -> bool:
         """Fold blocks of the running jobs, in turn, until a slice is done."""

@@ -55,6 +55,9 @@ class Transport(Protocol):
     def sync(self) -> None:
         """Order this process's loads and stores against everybody's puts and gets (MPI_Win_sync)."""
 
+    def near(self, server: int) -> bool:
+        """Whether a flush to this server costs next to nothing, and it runs beside this process."""
+
     def mapped(self, server: int) -> Array | None:
         """Return the server's whole window as bytes if loads and stores reach it, else None."""
 

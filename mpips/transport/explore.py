@@ -13,7 +13,8 @@ How that is feasible:
   there. When a word of a get is read is decided only when somebody writes it. So each time that can be told apart is gone
   through once, and the others not at all. (A read or write in between that touches other words would see the same memory either
   way.)
-- *Local steps at once.* To begin a put or get touches no memory and delays nobody, so it is done together with the step before.
+- *Local steps at once.* To begin a put or get touches no memory and delays nobody, so a client does it together with the step
+  before, which then counts as touching those words, too.
 - *States once.* A state is the memory, what is under way and where each rank stands. A rank stands where its history of values
   read has led it, because its code is deterministic; a rank calls `point(key)` where `key` tells all of its future, so that
   other histories with the same key are one place (a server at the top of its loop, a worker between two clocks).
@@ -38,8 +39,6 @@ from mpips.errors import MpipsError
 from mpips.transport.model import Deadlock
 from mpips.transport.places import Address, Endpoint, Place, Program, Values
 from mpips.transport.plan import Plan
-
-LOCAL = {"put", "get", "look", "poll", "point"}  # these touch no memory
 
 
 class State:
@@ -138,19 +137,16 @@ class Explorer:
         can = self._able(state, path)
         if not can:
             self._end(state, path)
-        out: list[tuple[State, Any, int]] = []
         some = self._together(state.places, can) if self.reduce else can
-        on = True
-        for rank in [*some, *(rank for rank in can if rank not in some)]:
-            if rank not in some and on:
-                break
-            place = state.places[rank]
+        found = {rank: self._step(state, rank) for rank in some}
+        if len(some) < len(can) and not all(_on(state.places[rank], s.places[rank]) for rank in some for s in found[rank]):
+            found.update({rank: self._step(state, rank) for rank in can if rank not in some})  # or they might wait for ever
+        out: list[tuple[State, Any, int]] = []
+        for rank, states in found.items():
             if again >> rank & 1 and not asleep >> rank & 1:
-                found = self._step(state, rank)
-                self.steps += len(found)
-                on = on and all(_on(place, after.places[rank]) for after in found)
+                self.steps += len(states)
                 still = self._asleep(state.places, asleep, rank)
-                out += [(after, (path, rank), still) for after in found]
+                out += [(after, (path, rank), still) for after in states]
             if self.reduce:
                 asleep |= 1 << rank
         return out
@@ -242,12 +238,10 @@ class Explorer:
         return [self._local(after, rank) for after in self._do(state, rank)]
 
     def _local(self, state: State, rank: int) -> State:
-        """Do what touches no memory at once."""
-        while True:
-            op = state.places[rank].op
-            if op[0] not in LOCAL and not (op[0] == "flush" and not _under_way(state, rank, op[1])):
-                return state
+        """Do what belongs to the step before."""
+        while state.places[rank].local:
             state = self._do(state, rank)[0]
+        return state
 
     def _do(self, state: State, rank: int) -> list[State]:
         """Carry out a rank's next operation in every way."""
@@ -289,12 +283,6 @@ def _awake(state: State, place: Place) -> bool:
     """Whether something that a waiting rank has read could be read differently now."""
     memory, since = state.memory, place.since
     return any(memory.get(a, 0) != v for a, v in since.items()) or any(a in since for _, a, _ in state.puts)
-
-
-def _under_way(state: State, rank: int, server: int) -> bool:
-    """Whether a flush has anything to wait for."""
-    return (any(r == rank and a[0] == server for r, a, _ in state.puts)
-            or any(r == rank and not look and a[0] == server for r, look, a, _ in state.gets))
 
 
 def _write(state: State, address: Address, value: int, without: int = -1) -> list[State]:

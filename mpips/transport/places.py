@@ -17,6 +17,10 @@ Values = tuple[int, ...]
 Fork = Callable[[], Callable[[], tuple["Endpoint", Callable[["Endpoint"], Any]]]]
 
 
+LOCAL = {"poll", "point"}  # operations that touch no memory
+BEGIN = {"put", "get", "look"}  # that only begin to; of a client these, too, are done together with the step before
+
+
 class Place:
     """Where a rank stands: it is about to do `op`.
 
@@ -26,12 +30,13 @@ class Place:
         mark: the last poll; `since`: values read since then.
         point: number of the last point; `fork` starts a copy of the rank from here.
         begun: for each server, what a flush will read and write.
-        reads, writes: what `op` touches; words are bits.
-        will_write, will_touch: what the rank ever writes or touches from here on.
+        local: whether `op` is done together with the step before.
+        own: what `op` reads and writes; `reads`, `writes`: with what is begun together with it; words are bits.
+        will_write, will_touch: what the rank ever writes, or touches, from here on.
     """
 
-    __slots__ = ("addresses", "back", "begun", "fork", "mark", "next", "number", "op", "point", "reads", "since", "will_touch",
-                 "will_write", "writes")
+    __slots__ = ("addresses", "back", "begun", "fork", "local", "mark", "next", "number", "op", "own", "point", "reads", "since",
+                 "will_touch", "will_write", "writes")
 
     def __init__(self, number: int, op: tuple[Any, ...], back: tuple[Place, Values] | None) -> None:
         self.number = number
@@ -44,6 +49,8 @@ class Place:
         self.fork: Callable[[], tuple[Endpoint, Callable[[Endpoint], Any]]] | None = None
         self.begun: dict[int, tuple[int, int]] = {}
         self.addresses: list[Address] = [(op[1], op[2] + i) for i in range(op[3])] if op[0] in ("load", "peek", "seen") else []
+        self.local = False
+        self.own = (0, 0)
         self.reads = self.writes = self.will_write = self.will_touch = 0
 
 
@@ -98,7 +105,7 @@ class Program:
         self._op = self._run.switch(result)
         waited = place.op[0] == "pause" and self._op[0] == "poll"
         there = place.mark if waited else self._place(self._op, (place, result))
-        if (there.will_touch & ~place.will_touch) or (there.will_write & ~place.will_write):
+        if (there.will_touch & ~place.will_touch) or (there.will_write & ~place.will_write) or _begins(place, there):
             self.grown = True
         self._at = place.next[result] = there
         return there
@@ -133,11 +140,17 @@ class Program:
 
     def _touch(self, place: Place) -> None:
         kind, op = place.op[0], place.op
-        place.reads = self._mask(place.addresses if kind != "pause" else place.since)
+        place.local = kind in LOCAL or (kind in BEGIN and self.server is None)
+        reads, writes = self._mask(place.addresses if kind != "pause" else place.since), 0
         if kind == "store":
-            place.writes = self._mask([op[1]])
+            writes = self._mask([op[1]])
         elif kind == "flush":
-            place.reads, place.writes = place.begun.get(op[1], (0, 0))
+            reads, writes = place.begun.get(op[1], (0, 0))
+        elif kind == "put":
+            writes = self._mask([address for address, _ in op[1]])
+        elif kind in BEGIN:
+            reads = self._mask([(op[1], op[2] + i) for i in range(op[3])])
+        place.own = place.reads, place.writes = reads, writes
 
     def _begun(self, place: Place) -> dict[int, tuple[int, int]]:
         """What is under way after a place's operation."""
@@ -168,16 +181,26 @@ class Program:
         """Find out for each place what the rank may touch from there on, as far as its map is drawn."""
         self.grown = False
         for place in self._places:
+            place.reads, place.writes = place.own
             self._will(place)
         changed = True
         while changed:
             changed = False
             for place in reversed(self._places):
                 for there in place.next.values():
+                    if _begins(place, there):
+                        place.reads |= there.reads
+                        place.writes |= there.writes
+                        changed = True
                     if (there.will_touch & ~place.will_touch) or (there.will_write & ~place.will_write):
                         place.will_touch |= there.will_touch
                         place.will_write |= there.will_write
                         changed = True
+
+
+def _begins(place: Place, there: Place) -> bool:
+    """Whether something begins together with a step that is not yet known to."""
+    return there.local and bool((there.reads & ~place.reads) or (there.writes & ~place.writes))
 
 
 def _since(back: tuple[Place, Values] | None) -> dict[Address, int]:
@@ -285,6 +308,9 @@ class Endpoint:
         if self._server is not None and (self._server in self._flying or self._shown != self._copies.tobytes()):
             self._do("flush", self._server)
             self._flying.discard(self._server)
+
+    def near(self, server: int) -> bool:
+        return False
 
     def mapped(self, server: int) -> Array | None:
         if server != self._server:

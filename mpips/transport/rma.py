@@ -143,6 +143,9 @@ class Rma:
         for window in self._windows:
             window.Sync()
 
+    def near(self, server: int) -> bool:
+        return self._words[server] is not None
+
     def mapped(self, server: int) -> Array | None:
         return self._bytes[server]
 

@@ -14,7 +14,8 @@ Written by the server
     others              see the names below
 Written by a client (workers first, then readers)
     COMMIT              number of this worker's last committed push; the push exists by this number alone
-    STAMP[table][half]  the number of the push that filled this half, and its (clock << 1 | void)
+    STAMP[table][half]  the number of the push that fills this half, and its (clock << 1 | void)
+    ARRIVAL[slot][half] number of the push whose block stands whole in this half, committed or not; only on the node
     CLOCK               clocks completed
     END                 0 while it lives, else final clock + 1
     others              see the names below
@@ -28,7 +29,7 @@ from dataclasses import dataclass, field
 
 from mpips.layout import align
 
-PROTOCOL = 1  # raised whenever a word or a rule of the protocol changes its meaning
+PROTOCOL = 2  # raised whenever a word or a rule of the protocol changes its meaning
 WORD = 8
 LINE = 16  # words; two cache lines, because processors fetch lines in pairs
 
@@ -54,7 +55,8 @@ STOPPED = 7  # cut number << STOPPED_BITS | clock at which the worker stands sti
 CREATE = 8  # number of the last request in this client's spool on server 0
 VOIDS = 9  # pushes left out because of NaN or Inf
 NEED = 10  # on server 0: while it waits it cannot stop, and those it waits for must come to this clock
-CLIENT_WORDS = 11  # as many fit in a line
+COMING = 11  # number of a push under way whose arrivals are told, see `mpips.server.ahead`
+CLIENT_WORDS = 12  # as many fit in a line
 STOPPED_BITS = 40  # of the STOPPED word hold the clock
 
 # Words of a peer, from `Words.peer(i)`
@@ -135,7 +137,7 @@ class Words:
         return self._client + client * self._client_size + LINE + (table * 2 + half) * 2
 
     def arrival(self, client: int, slot: int, half: int) -> int:
-        """Reserved: number of the push whose block has arrived in this half."""
+        """ARRIVAL of a block in a mailbox half."""
         return self._client + client * self._client_size + self._arrivals + slot * 2 + half
 
     def owned(self, server: int) -> list[tuple[int, int]]:

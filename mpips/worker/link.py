@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mpips.errors import UnknownTable
-from mpips.layout import Run
+from mpips.layout import Run, in_parts
 from mpips.table import Dense
 from mpips.transport.base import Array, Transport, wait
 from mpips.transport.plan import Plan
@@ -24,6 +24,7 @@ class TableState:
         pushes: pushes made, so that the next goes to half `pushes % 2`.
         newest: number and clock of the last push.
         earlier: number of the last push of a clock before that one.
+        told: whether servers on this node are told of each block that has arrived.
         filling: whether `gradients()` has given its next mailbox half away.
         closed: the clock for which it is closed (staleness 0), -1 if none.
         sum: what `push(more=True)` has added up.
@@ -36,6 +37,7 @@ class TableState:
     pushes: int = 0
     newest: tuple[int, int] = (0, -1)
     earlier: int = 0
+    told: bool = False
     filling: bool = False
     closed: int = -1
     sum: Array | None = None
@@ -63,7 +65,8 @@ class Link:
     now: int
     limit: float  # seconds that any wait may take
     tables: dict[str, TableState] = field(default_factory=dict)
-    commits: int = 0  # pushes committed
+    commits: int = 0  # number of the last push that was committed
+    tries: int = 0  # number of the last push that was begun
     holds: int = 0  # holds asked for
     boundary: Callable[[], None] = lambda: None  # called by verbs at the beginning of a clock; see Clocks
     hurry: Callable[[int], None] = lambda clock: None  # called while the others must come to a clock; see Clocks
@@ -90,7 +93,7 @@ class Link:
         layout = self.plan.layout
         for number in range(len(self.tables), len(layout.tables)):
             table = layout.tables[number]
-            self.tables[table.name] = TableState(number, table, layout.runs[number])
+            self.tables[table.name] = TableState(number, table, layout.runs[number], told=in_parts(table))
 
     def table(self, name: str) -> TableState:
         """Return the state of a table, or raise UnknownTable."""

@@ -1,7 +1,8 @@
-"""A push: wait for a free mailbox half, write the gradient and its stamp, complete them on all servers, then commit.
+"""A push: wait for a free mailbox half, write the stamp and the gradient, complete them on all servers, then commit.
 
 The commit number counts this worker's pushes over all tables and stands on every server, also on those that hold nothing of the
 table: so one number says which pushes exist, on all servers or on none. A half is free when its push is published (ACK).
+Servers on this node are told of each block that has arrived before that, and may fold it ahead (`mpips.server.ahead`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 
 from mpips.errors import NonFiniteGradient, ProtocolError
 from mpips.transport.base import Array
-from mpips.transport.words import COMMIT, VOIDS
+from mpips.transport.words import COMING, COMMIT, VOIDS
 from mpips.worker.link import Link, TableState
 
 
@@ -86,17 +87,20 @@ class Push:
         begin = time.perf_counter()
         if self.failure:
             raise self.failure
+        number = link.tries = link.tries + 1
+        self._announce(number)
         try:
-            voids = [self._write(state, gradient) for state, gradient in zip(self._states, self._gradients, strict=True)]
+            voids = [self._write(state, gradient, number) for state, gradient in zip(self._states, self._gradients, strict=True)]
         except NonFiniteGradient as error:
             self.failure = error
-            link.all_flush()  # what has left already must not land on top of the push that comes instead
             for state in self._states:  # nothing was committed: another gradient may be pushed instead
+                self._stamp(state, 0, False)
                 state.closed = -1
+            link.all_flush()  # what has left already must not land on top of the push that comes instead
             raise
-        number = link.commits + 1
         for state, void in zip(self._states, voids, strict=True):
-            self._stamp(state, number, void)
+            if void:
+                self._stamp(state, number, void)
         link.all_flush()
         link.commits = number
         link.tell_all(COMMIT, number)
@@ -110,12 +114,25 @@ class Push:
             link.stats["skipped"] += sum(voids)
             link.tell_all(VOIDS, int(link.stats["skipped"]))
 
-    def _write(self, state: TableState, gradient: Array | None) -> bool:
+    def _announce(self, number: int) -> None:
+        """Write the stamps, and tell the servers on this node if they may fold blocks of it as they arrive."""
+        link, t = self._link, self._link.transport
+        servers: set[int] = set()
+        for state in self._states:
+            self._stamp(state, number, False)
+            if state.told:
+                servers.update(run.server for run in state.runs if t.near(run.server))
+        for server in servers:
+            t.flush(server)
+            t.store(server, link.plan.words.client(link.index) + COMING, number)
+
+    def _write(self, state: TableState, gradient: Array | None, number: int) -> bool:
         """Put one table's gradient into its half, looking for NaN and Inf while each block is in cache; whether it is void."""
         link, table = self._link, state.table
         half, maps = state.pushes & 1, link.plan.maps
         for run in state.runs:
             base = maps[run.server].mailbox(link.index, half)
+            tell = state.told and link.transport.near(run.server)
             for block in run.blocks:
                 if gradient is not None:
                     part = gradient[block.start : block.stop]
@@ -130,6 +147,9 @@ class Push:
                         return True
                     raise NonFiniteGradient(f"table '{table.name}': the gradient pushed by {link.name} in clock {self.clock} has "
                                             "NaN or Inf (nonfinite='skip' leaves such pushes out)")
+                if tell:
+                    link.transport.flush(run.server)
+                    link.transport.store(run.server, link.plan.words.arrival(link.index, block.slot, half), number)
         return False
 
     def _stamp(self, state: TableState, number: int, void: bool) -> None:

@@ -34,7 +34,9 @@ def work(ps: mpips.Worker) -> int:
 
 def read(ps: mpips.Reader) -> None:
     reads, newest, values = 0, 0.0, np.empty(size, np.float32)
-    while not ps.done:
+    done = False
+    while not done:
+        done = ps.done  # what is pulled after that is final
         ps.pull("w", out=values)
         assert torn(values) == 0, "a reader read a torn block"
         assert values[0] >= newest, "a later read is older"

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mpips import Dense, layout, optim
+from mpips.worker import Reader, Worker
 from tests import broken
 from tests.chaos import Chaos, tables
+from tests.playing import build
 
 STALENESS = [(0,), (2,), (None,), (0, 2, None)]
 
@@ -41,16 +45,66 @@ def test_tables_created_by_several_workers(staleness: int | None) -> None:
         Chaos(tables(staleness), seed, workers=3, servers=2, every=2, created=later).run()
 
 
+def _chaos(staleness: int | None) -> Callable[[int], None]:
+    return lambda seed: Chaos(tables(staleness, size=40), seed, workers=3, servers=1, readers=1, clocks=6).run()
+
+
+def _torn(seed: int) -> None:
+    """Readers look at one block without pause while it is folded without pause."""
+    def work(ps: Worker) -> None:
+        for _ in range(8):
+            ps.push("w", np.full(8, 1.0))
+            ps.clock()
+
+    def read(ps: Reader) -> None:
+        while not ps.done:
+            value = ps.pull("w")
+            assert (value == value[0]).all(), f"torn block: {value}"
+
+    tables = [Dense("w", (8,), optim.Add(), staleness=None, dtype="float64")]
+    build(tables, work, readers=2, read=read, seed=seed).run(limit=50_000)
+
+
+def test_readers_that_never_pause_find_no_torn_block() -> None:
+    for seed in range(30):
+        _torn(seed)
+
+
 @pytest.mark.parametrize("mistake", broken.ALL, ids=lambda f: f.__name__)
 def test_a_broken_protocol_is_caught(mistake: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
     mistake(monkeypatch)
     caught: list[Any] = []
     for seed in range(60):
-        for staleness in ((None,), (0,)):
+        for program in (_chaos(None), _chaos(0), _torn):
             try:
-                Chaos(tables(*staleness, size=40), seed, workers=3, servers=1, readers=1, clocks=6).run()
+                program(seed)
             except Exception as error:  # noqa: BLE001 - a broken protocol may fail in any way
                 caught.append(error)
         if caught:
             return
     pytest.fail(f"{mistake.__name__} was not noticed")
+
+
+def _one_is_ahead(seed: int) -> None:
+    """Worker 1 reads clock after clock again once its own push is published, while worker 0 pushes for the clock after."""
+    def work(ps: Worker) -> None:
+        for clock in range(4):
+            handle = ps.ipush("w", np.full(24, 1.0))
+            handle.wait(applied=ps.index == 1)
+            if ps.index == 1:
+                for _ in range(3):
+                    assert (ps.pull("w") == 2 * clock).all()
+            ps.clock()
+
+    build([Dense("w", (24,), optim.Add(), staleness=0, dtype="float64")], work, seed=seed).run(limit=20_000)
+
+
+def test_a_worker_reads_its_own_clock_while_another_is_ahead() -> None:
+    for seed in range(0, 60, 2):
+        _one_is_ahead(seed)
+
+
+def test_folding_ahead_of_a_worker_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken.begun_ahead_of_a_worker(monkeypatch)
+    with pytest.raises(Exception, match=r"worker|steps|waits"):
+        deque(map(_one_is_ahead, range(0, 60, 2)))
