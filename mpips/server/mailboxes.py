@@ -70,11 +70,12 @@ class Mailboxes:
     def scan(self) -> tuple[bool, bool]:
         """Look at every client's words; return whether anything was new, and whether that was a clock or an end."""
         t, me = self._transport, self._index
+        t.sync()
         first = [t.row(me, at, WORDS) for at in self._at]
+        if first == self.rows == self.first:
+            return False, False
         t.sync()
         rows = [t.row(me, at, WORDS) for at in self._at]
-        if first == self.first and rows == self.rows:
-            return False, False
         self.first, self.rows = first, rows
         t.sync()
         moved = False

@@ -191,9 +191,11 @@ def check_open(link: Link, state: TableState) -> None:
 
 def finite(values: Array) -> bool:
     """Whether no element is NaN or Inf: a sum tells, unless it overflows; then every element is looked at."""
-    dtype = values.dtype if values.dtype.itemsize > 2 else np.dtype(np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
-        total = np.add.reduce(values, dtype=dtype)
+        if values.dtype.itemsize > 2:
+            total = np.einsum("i->", values)  # twice as fast as np.add.reduce, which sums more carefully
+        else:
+            total = np.add.reduce(values, dtype=np.float32)
     return bool(np.isfinite(total)) or bool(np.isfinite(values).all())
 
 
