@@ -34,47 +34,46 @@ def commit_before_data(patch: pytest.MonkeyPatch) -> None:
 
 
 def _fold(order: str) -> Callable[..., int]:
-    """`fold_block` with begin-mark, data and version in another order."""
+    """`fold_span` with begin-mark, data and version in another order."""
     def fold(transport: Any, plan: Any, store: Any, job: Any) -> int:
-        block = job.todo.pop()
-        me, at = store.index, plan.words.block(block.slot)
-        version = transport.load(me, at + VERSION)
+        span = job.todo.pop()
+        version = store.version(span.lo)
         new = (version + 1) & 1
         for part in order.split():
             if part == "data":
-                gradients = [store.gradient(block, p.worker, p.half) for p in job.pushes if not p.void]
-                store.folds[job.table](store.copy(block, version & 1), store.copy(block, new), store.slots[block.slot],
-                                       gradients, step=version + 1, clock=job.schedule, scale=job.scale)
-                transport.store(me, at + TICK0 + new, job.clock + 1)
+                gradients = [store.gradient(span, p.worker, p.half) for p in job.pushes if not p.void]
+                span.fold(store.copy(span, version & 1), store.copy(span, new), store.slots(span),
+                          gradients, step=version + 1, clock=job.schedule, scale=job.scale)
+                store.mark(span, TICK0 + new, job.clock + 1)
             else:
-                transport.store(me, at + (BEGIN if part == "begin" else VERSION), version + 1)
+                store.mark(span, BEGIN if part == "begin" else VERSION, version + 1)
             transport.sync()
-        return block.stop - block.start
+        return span.nbytes
     return fold
 
 
 def no_begin_mark(patch: pytest.MonkeyPatch) -> None:
     """A fold changes a copy without saying so first."""
-    patch.setattr(server, "fold_block", _fold("data begin version"))
+    patch.setattr(server, "fold_span", _fold("data begin version"))
     patch.setattr(ahead.Ahead, "step", lambda self: False)
 
 
 def version_before_data(patch: pytest.MonkeyPatch) -> None:
     """The new version is announced before its data."""
-    patch.setattr(server, "fold_block", _fold("begin version data"))
+    patch.setattr(server, "fold_span", _fold("begin version data"))
     patch.setattr(ahead.Ahead, "step", lambda self: False)
 
 
 def acknowledged_before_version(patch: pytest.MonkeyPatch) -> None:
     """A worker hears that its push is published before the last block of it is."""
-    fold = folding.fold_block
+    fold = folding.fold_span
 
     def early(transport: Any, plan: Any, store: Any, job: Any) -> int:
         if len(job.todo) == 1:
             folding.acknowledge(transport, plan, store, [job])
         return fold(transport, plan, store, job)
 
-    patch.setattr(server, "fold_block", early)
+    patch.setattr(server, "fold_span", early)
 
 
 def arrived_before_data(patch: pytest.MonkeyPatch) -> None:
@@ -84,7 +83,7 @@ def arrived_before_data(patch: pytest.MonkeyPatch) -> None:
 
 def begun_ahead_of_a_worker(patch: pytest.MonkeyPatch) -> None:
     """A copy is written over ahead while a worker may still be in its clock (staleness 0)."""
-    patch.setattr(server.Server, "_expected", lambda self, table: [c[table] for c in self._mail.coming if table in c])
+    patch.setattr(server.Server, "_expected", lambda self, cohort: [c[cohort] for c in self._mail.coming if cohort in c])
 
 
 def half_reused(patch: pytest.MonkeyPatch) -> None:

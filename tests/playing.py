@@ -224,7 +224,7 @@ def _serve(server: Server, transport: Endpoint) -> list[Piece]:
 
 def _fork(server: Server, transport: Endpoint) -> Callable[[], tuple[Endpoint, Callable[[Endpoint], Any]]]:
     """Keep a copy of a server, and return what makes further ones of it."""
-    shared = [server._plan, *server._store.folds, *server._store.blocks]  # these do not change
+    shared = [server._plan, *server._store.folds.values(), *server._store.blocks, *server._store.spans]  # these do not change
     kept, old = BytesIO(), transport.copy()
     pickler = _Pickler(kept, protocol=pickle.HIGHEST_PROTOCOL)
     pickler.known = {id(thing): i for i, thing in enumerate([transport, transport._window, *shared])}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from mpips.worker.link import Link
 
 NODES = ("real", "single")
 ENGINES = ("auto", "numpy", "numba")
+THREADS = ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK")
 
 
 class CheckpointPolicy(Protocol):
@@ -64,6 +66,7 @@ class Job:
     reserve: int
     meta: Any
     fold: str
+    threads: int | None
     around: Callable[[str, int, int], AbstractContextManager[object]]
 
     def digest(self) -> str:
@@ -76,8 +79,9 @@ class Job:
         """Make server number `index`."""
         policy = self.checkpoint
         saver = policy.bind(seed=self.seed, meta=self.meta, mpi=mpi, clean=index == 0) if policy else None
-        return Server(transport, plan, index, seed=self.seed, engine=self.fold, clocks=self.clocks(plan, restored), saver=saver,
-                      every=policy.every if policy else None, at_end=bool(policy and policy.at_end), restored=restored)
+        return Server(transport, plan, index, seed=self.seed, engine=self.fold, threads=threads_of(self.threads),
+                      clocks=self.clocks(plan, restored), saver=saver, every=policy.every if policy else None,
+                      at_end=bool(policy and policy.at_end), restored=restored)
 
     def clocks(self, plan: Plan, restored: Restored | None) -> list[int]:
         """Clock at which each worker starts: its own if nobody waits for anybody and the workers are as many, else the furthest."""
@@ -92,7 +96,7 @@ class Job:
 def run(work: Callable[[Worker], Any], tables: Sequence[Dense], *, servers: int | str | tuple[int, str] = 1, readers: int = 0,
         read: Callable[[Reader], Any] | None = None, checkpoint: CheckpointPolicy | None = None, seed: int = 0,
         device: str = "auto", timeout: float = 300.0, nodes: str = "real", reserve: int = 0, meta: Any = None,
-        fold: str = "auto",
+        fold: str = "auto", threads: int | None = None,
         around: Callable[[str, int, int], AbstractContextManager[object]] | None = None) -> list[Any] | None:
     """Run `work(ps)` on every worker rank with `tables` on the server ranks; return the results on worker 0, else None.
 
@@ -110,6 +114,7 @@ def run(work: Callable[[Worker], Any], tables: Sequence[Dense], *, servers: int 
     | reserve    | spare bytes on each server for tables that are created later                                      |
     | meta       | JSON values kept in every checkpoint                                                              |
     | fold       | what runs the optimizers: "auto", "numpy", "numba"; the bits are the same                         |
+    | threads    | of each server's folds; None: OMP_NUM_THREADS, else SLURM_CPUS_PER_TASK, else 1; the bits are the same |
     | around     | `around(role, index, rank)` gives a context that the rank's whole work runs in (log files)        |
 
     Args:
@@ -132,7 +137,7 @@ def run(work: Callable[[Worker], Any], tables: Sequence[Dense], *, servers: int 
         problem = None
         try:
             job = _check(Job(work, check_tables(tables), servers, readers, read, checkpoint, seed, device, timeout, nodes, reserve,
-                             meta, fold, around or _nothing))
+                             meta, fold, threads, around or _nothing))
             world.refuse_singletons(comm.Get_size())
         except UsageError as error:
             problem = error
@@ -155,6 +160,7 @@ def _check(job: Job) -> Job:
         raise UsageError(f"run: work {job.work!r} is not a function")
     if job.fold not in ENGINES:
         raise UsageError(f"run: fold {job.fold!r} is not one of {ENGINES}")
+    threads_of(job.threads)
     if job.nodes not in NODES:
         raise UsageError(f"run: nodes {job.nodes!r} is not one of {NODES}")
     for key, value in (("readers", job.readers), ("reserve", job.reserve), ("seed", job.seed)):
@@ -171,6 +177,23 @@ def _check(job: Job) -> Job:
     if job.device not in ("auto", "cpu", "gpu"):
         raise UsageError(f"run: device {job.device!r} is not one of ('auto', 'cpu', 'gpu')")
     return job
+
+
+def threads_of(threads: int | None, environ: Mapping[str, str] = os.environ) -> int:
+    """Return how many threads a server of this process folds with.
+
+    >>> threads_of(None, {"OMP_NUM_THREADS": "4,2", "SLURM_CPUS_PER_TASK": "8"}), threads_of(2)
+    (4, 2)
+    """
+    found: Any = threads
+    where = "run: threads"
+    if threads is None:
+        where = next((name for name in THREADS if environ.get(name)), "")
+        found = environ[where].split(",")[0].strip() if where else 1  # OMP_NUM_THREADS may list nested levels
+        found = int(found) if isinstance(found, str) and found.isdecimal() else found
+    if isinstance(found, bool) or not isinstance(found, int) or found < 1:
+        raise UsageError(f"{where} {found!r} is not a number from 1")
+    return found
 
 
 def make_worker(job: Job, transport: Any, plan: Plan, index: int, now: int, number: int | None) -> Worker:

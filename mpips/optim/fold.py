@@ -16,13 +16,14 @@ from mpips.optim.base import Optimizer
 from mpips.optim.combine import combine
 from mpips.optim.compiled import compiled
 from mpips.optim.program import trace
+from mpips.optim.team import Team
 from mpips.table import Dense, Rule
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 ENGINES = ("auto", "numpy", "numba")
 SLICE = 256 << 10  # bytes of one array; measured: half of it is slower by the calls, twice it gains nothing
-LARGE = 1 << 20  # elements from which importing numba pays
+LARGE = 1 << 18  # elements from which importing numba pays
 
 
 class Fold:
@@ -31,7 +32,9 @@ class Fold:
     Args:
         optimizer: the rule and its hyperparameters.
         table: gives dtype, size and `master`.
-        engine: "numpy", "numba", or "auto": numba if it can be imported and the table has `LARGE` elements.
+        engine: "numpy", "numba", or "auto": numba if it can be imported and there are `LARGE` elements.
+        team: threads that fold parts of a block at the same time; None for the caller's alone.
+        elements: of all tables that are folded by this; the table's own by default.
 
     Raises UsageError for an unknown engine, "numba" where it cannot be imported, or an optimizer of another kind.
 
@@ -46,13 +49,16 @@ class Fold:
     names: tuple[str, ...]  # the slots in the order in which they are passed, "master" first if the table keeps one
     engine: str  # what runs the rule: "numpy" or "numba"
 
-    def __init__(self, optimizer: Rule, table: Dense, engine: str = "auto") -> None:
+    def __init__(self, optimizer: Rule, table: Dense, engine: str = "auto", *, team: Team | None = None,
+                 elements: int | None = None) -> None:
         if engine not in ENGINES:
             raise UsageError(f"fold engine {engine!r} is not one of {', '.join(ENGINES)}")
         if not isinstance(optimizer, Optimizer):
             raise UsageError(f"table '{table.name}': optimizer {optimizer!r} is not one of mpips.optim")
         self.optimizer = optimizer
+        self._team = team or Team(1)
         self.dtype = table.compute_dtype
+        self.itemsize = table.np_dtype.itemsize
         self.half = table.half
         self.master = table.half and table.master
         self.names = (("master",) if self.master else ()) + tuple(optimizer.slots)
@@ -61,7 +67,7 @@ class Fold:
         self._rule: Callable[..., None] = program
         self._scratch = program.scratch
         self.engine = "numpy"
-        if engine == "numba" or (engine == "auto" and table.size >= LARGE):
+        if engine == "numba" or (engine == "auto" and (table.size if elements is None else elements) >= LARGE):
             try:
                 self._rule = compiled(optimizer.rule, slots, scalars, self.dtype)
             except ImportError as error:  # not installed, or not for this NumPy
@@ -95,13 +101,17 @@ class Fold:
             kind(rule.clip) if rule.clip is not None else None,
             kind(rule.weight_decay) if rule.weight_decay and not rule.decoupled else None,
         )
-        n = w_old.size
+        self._team.share(w_old.size, lambda lo, hi: self._part(w_old, w_new, slots, grads, scalars, change, lo, hi))
+
+    def _part(self, w_old: Array, w_new: Array, slots: Sequence[Array], grads: Sequence[Array], scalars: Sequence[Any],
+              change: tuple[Any, Any, Any], start: int, stop: int) -> None:
+        """Fold elements `start:stop`."""
         whole = self.engine == "numba" and len(grads) == 1 and not self.half and change == (None, None, None)
-        stride = n if whole else min(n, SLICE // self.dtype.itemsize)  # the compiled loop alone needs no slices
+        stride = stop - start if whole else min(stop - start, SLICE // self.dtype.itemsize)  # the loop alone needs no slices
         total, spare, old, new, *scratch = np.empty((4 + self._scratch, 0 if whole else stride), self.dtype)
         with np.errstate(all="ignore"):  # an infinity is the worker's to report, and a compiled loop would not warn
-            for lo in range(0, n, stride or 1):
-                at = slice(lo, min(lo + stride, n))
+            for lo in range(start, stop, stride or 1):
+                at = slice(lo, min(lo + stride, stop))
                 here = slice(0, at.stop - lo)
                 mine = [s[at] for s in slots]
                 w, out = w_old[at], w_new[at]

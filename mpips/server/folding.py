@@ -1,63 +1,87 @@
-"""Folds: the pushes of one clock (BSP), or one push (SSP, ASP), change a table block by block.
+"""Folds: the pushes of one clock (BSP), or one push (SSP, ASP), change the tables of a cohort span by span.
 
-The order of one block's fold is the protocol's heart: begin-mark, sync, data and tick, sync, version, sync. A reader that has read
-copy v % 2 between two looks at the words may keep it if the begin-mark is at most v + 1, because only fold v + 2 writes that copy
-again. After the last block: floor, sync, acknowledgement; so a worker that sees its acknowledgement sees its update.
+The order of one fold of a block is the protocol's heart: begin-mark, sync, data and tick, sync, version, sync. A reader that has
+read copy v % 2 between two looks at the words may keep it if the begin-mark is at most v + 1, because only fold v + 2 writes that
+copy again. After the last block: floor, sync, acknowledgement; so a worker that sees its acknowledgement sees its update.
+
+A span is a stretch of blocks that go through this together: one large block, or many small ones that lie side by side.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mpips.layout import Block
-from mpips.server.mailboxes import Push
-from mpips.server.store import Store
+import numpy as np
+
+from mpips.server.cohorts import Cohort, Push
+from mpips.server.store import Span, Store
 from mpips.transport.base import Transport
 from mpips.transport.plan import Plan
 from mpips.transport.words import BEGIN, TICK0, VERSION
 
 
-@dataclass
+@dataclass(eq=False)
 class Job:
-    """One update of one table on this server, and the blocks it still has to do."""
+    """One update of the tables of a cohort on this server, and the spans it still has to do."""
 
-    table: int
+    cohorts: list[Cohort]  # more than one if it was split since
+    tables: list[int]
     clock: int  # that the update belongs to
     schedule: int  # clock at which the learning rate is taken
     pushes: list[Push]  # in worker order; void ones count as zero
     scale: float
-    todo: list[Block]
-    ready: set[int] = field(default_factory=set)  # slots of blocks that are computed already, see `ahead`
+    todo: list[Span]
+    ready: set[int] = field(default_factory=set)  # first slots of spans that are computed already, see `ahead`
 
 
-def fold_block(transport: Transport, plan: Plan, store: Store, job: Job) -> int:
-    """Fold the next block of `job` and publish it; return its bytes."""
-    block = job.todo.pop()
-    me, at = store.index, plan.words.block(block.slot)
-    if block.slot not in job.ready:
-        compute(transport, plan, store, job, block)
-    version = transport.load(me, at + VERSION) + 1
-    transport.store(me, at + TICK0 + (version & 1), job.clock + 1)
+def fold_span(transport: Transport, plan: Plan, store: Store, job: Job) -> int:
+    """Fold the next span of `job` and publish it; return its bytes."""
+    span = job.todo.pop()
+    done = span.lo in job.ready
+    if not done:
+        compute(transport, plan, store, job, span)
+    version = store.version(span.lo) + 1
+    store.mark(span, TICK0 + (version & 1), job.clock + 1)
     transport.sync()
-    transport.store(me, at + VERSION, version)
+    store.mark(span, VERSION, version)
     transport.sync()
-    return 0 if block.slot in job.ready else (block.stop - block.start) * store.table(job.table).np_dtype.itemsize
+    return 0 if done else span.nbytes
 
 
-def compute(transport: Transport, plan: Plan, store: Store, job: Job, block: Block) -> None:
-    """Write the next version of a block to the copy that is not the published one."""
-    me, at = store.index, plan.words.block(block.slot)
-    version = transport.load(me, at + VERSION)
-    transport.store(me, at + BEGIN, version + 1)
+def compute(transport: Transport, plan: Plan, store: Store, job: Job, span: Span) -> None:
+    """Write the next version of a span to the copy that is not the published one."""
+    version = store.version(span.lo)
+    store.mark(span, BEGIN, version + 1)
     transport.sync()
-    gradients = [store.gradient(block, p.worker, p.half) for p in job.pushes if not p.void]
-    store.folds[job.table](store.copy(block, version & 1), store.copy(block, (version + 1) & 1), store.slots[block.slot], gradients,
-                           step=version + 1, clock=job.schedule, scale=job.scale)
+    gradients = [store.gradient(span, p.worker, p.half) for p in job.pushes if not p.void]
+    span.fold(store.copy(span, version & 1), store.copy(span, (version + 1) & 1), store.slots(span), gradients,
+              step=version + 1, clock=job.schedule, scale=job.scale)
 
 
 def acknowledge(transport: Transport, plan: Plan, store: Store, jobs: list[Job]) -> None:
     """Tell the workers that the pushes of these folds are published and their mailbox halves free; after the floors."""
     for job in jobs:
+        lo, hi = job.tables[0], job.tables[-1] + 1
         for push in job.pushes:
-            transport.store(store.index, plan.words.ack(push.worker) + job.table, push.number)
+            at = plan.words.ack(push.worker)
+            if hi - lo == 1:
+                store.acks[push.worker, lo] = push.number
+                transport.store(store.index, at + lo, push.number)
+            else:
+                store.acks[push.worker, job.tables] = push.number
+                transport.stores(store.index, at + lo, store.acks[push.worker, lo:hi])
+    transport.sync()
+
+
+def raise_floors(transport: Transport, plan: Plan, store: Store, cohorts: list[Cohort]) -> None:
+    """Publish the floors of these cohorts; their blocks were published before."""
+    lo, hi = min(cohort.tables[0] for cohort in cohorts), max(cohort.tables[-1] for cohort in cohorts) + 1
+    floors: np.ndarray[tuple[int], np.dtype[np.int64]] = store.floors
+    transport.sync()
+    for cohort in cohorts:
+        floors[cohort.tables] = cohort.floor
+    if hi - lo == 1:
+        transport.store(store.index, plan.words.floor + lo, cohorts[0].floor)
+    else:
+        transport.stores(store.index, plan.words.floor + lo, floors[lo:hi])
     transport.sync()

@@ -1,6 +1,6 @@
-"""What has arrived: reads the workers' control words and keeps, for each table and worker, the committed pushes not yet folded.
+"""What has arrived: reads the workers' control words and hands each committed push to the cohort that it changes.
 
-Words are read against the order in which they were written. A worker writes data, stamps, commit, clock, end, each complete before
+Words are read against the order in which they were written. A worker writes stamps, data, commit, clock, end, each complete before
 the next; so end is read first, then clock, commit, and the stamps last. A clock word that is seen therefore never runs ahead of
 the pushes that belong to it. A SAVE word precedes the clock that it speaks of, so it is read after the clock.
 """
@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
+from mpips.server.cohorts import Cohort, Push
 from mpips.transport.base import Transport
 from mpips.transport.plan import Plan
 from mpips.transport.words import CLIENT_WORDS as WORDS
@@ -21,51 +21,51 @@ from mpips.transport.words import CLOCK, COMING, COMMIT, END, NEVER, WORD
 FEW = 32  # tables; so many are looked at faster without NumPy
 
 
-@dataclass(frozen=True, slots=True)
-class Push:
-    """One table's part of a committed push."""
-
-    worker: int
-    number: int
-    clock: int
-    half: int
-    void: bool
-
-
 class Mailboxes:
     """The workers' progress as one server sees it.
 
     Attributes:
         clocks: clocks completed, by worker; `final` once it has ended.
         live: whether it has not ended, by worker.
-        heads: for each table, by worker, the clock of the oldest push not yet folded; `NEVER` if there is none.
+        cohorts: of all tables; `of` gives each table's.
         first, rows: each client's words, as read before and after the sync between clock and commit.
-        touched: tables that have got a push since the caller last cleared it.
+        touched: cohorts that have got a push since the caller last cleared it.
         commits: number of the last committed push, by worker.
-        coming: pushes that are still under way, by worker and table.
+        coming: pushes that are still under way, by worker and cohort.
     """
 
     def __init__(self, transport: Transport, plan: Plan, index: int, clocks: Sequence[int]) -> None:
         self._transport = transport
         self._plan = plan
         self._index = index
-        self.commits = [0] * plan.workers
-        self.coming: list[dict[int, Push]] = [{} for _ in range(plan.workers)]
         self._at = [plan.words.client(k) for k in range(plan.clients)]
+        self.commits = [0] * plan.workers
+        self.coming: list[dict[Cohort, Push]] = [{} for _ in range(plan.workers)]
         self.clocks = list(clocks)
         self.live = [True] * plan.workers
-        self.heads: list[list[int]] = []
-        self.waiting: list[list[deque[Push]]] = []
+        self.cohorts: list[Cohort] = []
+        self.of: list[Cohort] = []
         self.first: list[list[int]] = [[0] * WORDS for _ in range(plan.clients)]
         self.rows: list[list[int]] = [[0] * WORDS for _ in range(plan.clients)]
-        self.touched: set[int] = set()
-        self.grow()
+        self.touched: list[Cohort] = []
 
-    def grow(self) -> None:
-        """Make room for tables that were added to the plan."""
-        for _ in range(len(self._plan.layout.tables) - len(self.waiting)):
-            self.waiting.append([deque() for _ in range(self._plan.workers)])
-            self.heads.append([NEVER] * self._plan.workers)
+    def grow(self, floors: Sequence[int]) -> None:
+        """Take in tables that were added to the plan; `floors` of all tables."""
+        layout, known = self._plan.layout, len(self.of)
+        new: dict[tuple[bool, bool, bool, int], list[int]] = {}
+        for number in range(known, len(layout.tables)):
+            table, here = layout.tables[number], any(run.server == self._index for run in layout.runs[number])
+            kind = table.staleness == 0, table.combine == "mean", here, int(floors[number])
+            new.setdefault(kind, []).append(number)
+        self.of += [Cohort([], False, False, 0, [])] * (len(layout.tables) - known)
+        for (lockstep, mean, _, floor), tables in new.items():
+            self._enter(Cohort(tables, lockstep, mean, floor, [deque() for _ in range(self._plan.workers)]))
+
+    def _enter(self, cohort: Cohort) -> Cohort:
+        self.cohorts.append(cohort)
+        for table in cohort.tables:
+            self.of[table] = cohort
+        return cohort
 
     def scan(self) -> tuple[bool, bool]:
         """Look at every client's words; return whether anything was new, and whether that was a clock or an end."""
@@ -84,7 +84,7 @@ class Mailboxes:
             if row[COMMIT] != self.commits[worker]:
                 self._take(worker, row[COMMIT])
             if row[COMING] > row[COMMIT]:
-                self.coming[worker] = {table: push for table, push in self._stamped(worker, row[COMING] - 1, row[COMING])}
+                self.coming[worker] = self._under_way(worker, row[COMING])
             elif self.coming[worker]:
                 self.coming[worker] = {}
             end = first[worker][END]
@@ -94,17 +94,29 @@ class Mailboxes:
         return True, moved
 
     def _take(self, worker: int, commit: int) -> None:
-        """Queue the pushes of `worker` up to `commit`, in order; a stamp above it belongs to a push still under way."""
-        for table, push in self._stamped(worker, self.commits[worker], commit):
-            self.waiting[table][worker].append(push)
-            self.touched.add(table)
-            if self.heads[table][worker] == NEVER:
-                self.heads[table][worker] = push.clock
+        """Hand out the pushes of `worker` up to `commit`, in order; a stamp above it belongs to a push still under way."""
+        for push, tables in self._stamped(worker, self.commits[worker], commit):
+            for cohort, mine in self._by_cohort(tables):
+                taker = cohort if len(mine) == len(cohort.tables) else self._enter(cohort.split(set(mine)))
+                taker.add(push)
+                if taker not in self.touched:
+                    self.touched.append(taker)
         self.commits[worker] = commit
 
-    def _stamped(self, worker: int, seen: int, last: int) -> list[tuple[int, Push]]:
-        """Tables and pushes of `worker` whose numbers are beyond `seen`, up to `last`, in order."""
-        tables = len(self.waiting)
+    def _under_way(self, worker: int, number: int) -> dict[Cohort, Push]:
+        """A push that is coming, where it is of whole cohorts."""
+        return {cohort: push for push, tables in self._stamped(worker, number - 1, number)
+                for cohort, mine in self._by_cohort(tables) if len(mine) == len(cohort.tables)}
+
+    def _by_cohort(self, tables: list[int]) -> list[tuple[Cohort, list[int]]]:
+        parts: dict[Cohort, list[int]] = {}
+        for table in tables:
+            parts.setdefault(self.of[table], []).append(table)
+        return list(parts.items())
+
+    def _stamped(self, worker: int, seen: int, last: int) -> list[tuple[Push, list[int]]]:
+        """Pushes of `worker` whose numbers are beyond `seen`, up to `last`, in order; each with its tables, ascending."""
+        tables = len(self.of)
         memory = self._transport.mapped(self._index)
         assert memory is not None
         at = self._plan.words.stamp(worker, 0, 0) * WORD
@@ -115,19 +127,15 @@ class Mailboxes:
             numbers = stamps[:, 0]
             found = np.flatnonzero((numbers > seen) & (numbers <= last))
             cells = list(zip(numbers[found].tolist(), found.tolist(), stamps[found, 1].tolist(), strict=True))
-        cells.sort()
-        return [(cell >> 1, Push(worker, number, packed >> 1, cell & 1, bool(packed & 1))) for number, cell, packed in cells]
-
-    def pop(self, table: int, worker: int) -> None:
-        """Drop the oldest push of a worker to a table: it is published."""
-        queue = self.waiting[table][worker]
-        queue.popleft()
-        self.heads[table][worker] = queue[0].clock if queue else NEVER
+        parts: dict[tuple[int, int, int], list[int]] = {}
+        for number, cell, packed in sorted(cells):
+            parts.setdefault((number, packed, cell & 1), []).append(cell >> 1)
+        return [(Push(worker, number, packed >> 1, half, bool(packed & 1)), mine) for (number, packed, half), mine in parts.items()]
 
     @property
     def quiet(self) -> bool:
         """Whether every push has been folded."""
-        return not any(queue for queues in self.waiting for queue in queues)
+        return not any(queue for cohort in self.cohorts for queue in cohort.waiting)
 
     def ended(self) -> bool:
         """Whether no worker lives."""

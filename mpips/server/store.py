@@ -2,28 +2,60 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from mpips.layout import Block
+from mpips import layout
+from mpips.layout import Block, align
 from mpips.optim import Fold
+from mpips.optim.team import Team
 from mpips.server.saving import Array, Piece, Restored
 from mpips.table import Dense
 from mpips.transport.base import Transport
 from mpips.transport.plan import Plan
-from mpips.transport.words import BEGIN, NEVER, TICK0, TICK1, VERSION
+from mpips.transport.words import BEGIN, BLOCK_WORDS, NEVER, TICK0, TICK1, VERSION
+
+
+@dataclass(frozen=True, eq=False)
+class Span:
+    """Blocks `lo:hi` (slots) that are folded in one pass: bytes `start:stop` of every region.
+
+    Attributes:
+        fold, dtype: of all their tables.
+        slots: the optimizer's slots, (elements,), of these blocks and maybe their neighbours; `first` is the element at `start`.
+    """
+
+    lo: int
+    hi: int
+    start: int
+    stop: int
+    fold: Fold
+    dtype: np.dtype[Any]
+    slots: tuple[Array, ...]
+    first: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one copy, with what lies between the blocks."""
+        return self.stop - self.start
 
 
 class Store:
     """Blocks of server `index`: views into its window, and slots.
 
     Args:
-        engine: what runs the fused pass, see `mpips.optim.Fold`.
+        engine: what folds, see `mpips.optim.Fold`; with so many threads.
+
+    Attributes:
+        spans: by slot, the span of this block alone.
+        floors, acks, marks: what this server has written in its words, by table, by worker and table, and by block.
     """
 
-    def __init__(self, transport: Transport, plan: Plan, index: int, *, seed: int, engine: str = "auto",
+    def __init__(self, transport: Transport, plan: Plan, index: int, *, seed: int, engine: str = "auto", threads: int = 1,
                  restored: Restored | None = None) -> None:
         memory = transport.mapped(index)
         assert memory is not None, "a server has its own window mapped"
@@ -34,56 +66,101 @@ class Store:
         self._map = plan.maps[index]
         self.index = index
         self.seed = seed
-        self.engine = engine
-        self.folds: list[Fold] = []  # by table
+        self._engine, self._team = engine, Team(threads)
+        self.floors = np.zeros(plan.words.tables, np.int64)
+        self.acks = np.zeros((plan.workers, plan.words.tables), np.int64)
+        self.marks = np.zeros((plan.words.blocks, BLOCK_WORDS), np.int64)
+        self.folds: dict[str, Fold] = {}  # by what makes tables fold alike
         self.blocks: list[list[Block]] = []  # by table, those of this server
+        self.spans: list[Span] = []
         self.since: list[int] = []  # by table, the clock in which it was created, see `catalogue`; -1 at start
-        self._views: dict[int, Array] = {}  # by offset in the window: a fold asks for the same ones again and again
-        self.slots: dict[int, list[Array]] = {}  # by block slot, in the order of Fold.names
-        for number in range(len(plan.layout.tables)):
-            self.add(number, restored)
+        self._views: dict[tuple[int, int], Array] = {}  # by place in the window: a fold asks for the same ones again and again
+        self.add(range(len(plan.layout.tables)), restored)
 
-    def add(self, number: int, restored: Restored | None = None, since: int = -1) -> None:
-        """Create the blocks of table `number`, which the plan holds already, and publish their first values as version 0."""
-        table = self._plan.layout.tables[number]
-        fold = Fold(table.optimizer, table, engine=self.engine)
-        mine = [b for run in self._plan.layout.runs[number] if run.server == self.index for b in run.blocks]
-        self.folds.append(fold)
-        self.blocks.append(mine)
-        self.since.append(since)
+    def add(self, numbers: Sequence[int], restored: Restored | None = None, since: int = -1) -> None:
+        """Create the blocks of tables, which the plan holds already, and publish their first values as version 0."""
+        found: list[tuple[Block, Fold]] = []
+        tables = self._plan.layout.tables
+        kinds = {n: repr((tables[n].optimizer.describe(), tables[n].dtype, tables[n].master)) for n in numbers}
+        elements = Counter[str]()
+        for number, kind in kinds.items():
+            elements[kind] += tables[number].size
+        for number, kind in kinds.items():
+            fold, table = self.folds.get(kind), tables[number]
+            if fold is None:
+                fold = self.folds[kind] = Fold(table.optimizer, table, self._engine, team=self._team, elements=elements[kind])
+            mine = [b for run in self._plan.layout.runs[number] if run.server == self.index for b in run.blocks]
+            self.blocks.append(mine)
+            self.since.append(since)
+            found += [(block, fold) for block in mine]
+        for block, fold, slots, first in _allocate(found, self._plan):
+            table = self.table(block.table)
+            start, stop = block.offset, block.offset + (block.stop - block.start) * table.np_dtype.itemsize
+            self.spans.append(Span(block.slot, block.slot + 1, start, stop, fold, table.np_dtype, slots, first))
+            self._fill(block, self.spans[-1], restored)
         clock = max(restored.clocks, default=0) if restored else 0
-        for block in mine:
-            copies = (self.copy(block, 0), self.copy(block, 1))
-            if restored:
-                values = restored.read(table.name, None, block.start, block.stop)
-                slots = {name: restored.read(table.name, name, block.start, block.stop) for name in fold.names}
-                version = restored.folds(table.name, block.index)
+        for number in numbers:
+            self.floors[number] = clock
+        if numbers:
+            lo, hi = numbers[0], numbers[-1] + 1
+            self._transport.stores(self.index, self._plan.words.floor + lo, self.floors[lo:hi])
+
+    def _fill(self, block: Block, span: Span, restored: Restored | None) -> None:
+        table, fold = self.table(block.table), span.fold
+        if restored:
+            values = restored.read(table.name, None, block.start, block.stop)
+            slots = {name: restored.read(table.name, name, block.start, block.stop) for name in fold.names}
+            version = restored.folds(table.name, block.index)
+        else:
+            draw = table.compute_dtype if table.half else table.np_dtype
+            values = table.init.block(table.name, table.shape, draw, seed=self.seed, index=block.index,
+                                      start=block.start, stop=block.stop)
+            slots = fold.new_slots(values)
+            version = 0
+        self.copy(span, version & 1)[:] = values.astype(table.np_dtype, copy=False)
+        for name, mine in zip(fold.names, self.slots(span), strict=True):
+            mine[:] = slots[name]
+        self.marks[block.slot, [VERSION, BEGIN, TICK0 + (version & 1), TICK1 - (version & 1)]] = version, version, 0, NEVER
+        self._transport.stores(self.index, self._plan.words.block(block.slot), self.marks[block.slot])
+
+    def joined(self, tables: Sequence[int]) -> list[Span]:
+        """Return the spans of tables with a common history, as few as possible."""
+        out: list[Span] = []
+        for slot in sorted(block.slot for table in tables for block in self.blocks[table]):
+            span, last = self.spans[slot], out[-1] if out else None
+            if (last is not None and last.hi == slot and last.fold is span.fold and last.slots is span.slots
+                    and last.first + (span.start - last.start) // span.dtype.itemsize == span.first
+                    and span.stop - last.start <= layout.BLOCK and self.version(slot) == self.version(last.lo)):
+                out[-1] = Span(last.lo, span.hi, last.start, span.stop, span.fold, span.dtype, span.slots, last.first)
             else:
-                draw = table.compute_dtype if table.half else table.np_dtype
-                values = table.init.block(table.name, table.shape, draw, seed=self.seed, index=block.index,
-                                          start=block.start, stop=block.stop)
-                slots = fold.new_slots(values)
-                version = 0
-            copies[version & 1][:] = values.astype(table.np_dtype, copy=False)
-            self.slots[block.slot] = [np.ascontiguousarray(slots[name]) for name in fold.names]
-            at = self._plan.words.block(block.slot)
-            self._transport.store(self.index, at + VERSION, version)
-            self._transport.store(self.index, at + BEGIN, version)
-            self._transport.store(self.index, at + TICK0 + (version & 1), 0)
-            self._transport.store(self.index, at + TICK1 - (version & 1), NEVER)
-        self._transport.store(self.index, self._plan.words.floor + number, clock)
+                out.append(span)
+        return out
 
-    def version(self, block: Block) -> int:
+    def version(self, slot: int) -> int:
         """Published version of a block."""
-        return self._transport.load(self.index, self._plan.words.block(block.slot) + VERSION)
+        return int(self.marks[slot, VERSION])
 
-    def copy(self, block: Block, number: int) -> Array:
-        """View of a block in copy 0 or 1."""
-        return self._view(block, self._map.copy(number))
+    def mark(self, span: Span, word: int, value: int) -> None:
+        """Write one word of each block of a span."""
+        self.marks[span.lo : span.hi, word] = value
+        at = self._plan.words.block(span.lo)
+        if span.hi - span.lo == 1:
+            self._transport.store(self.index, at + word, value)
+        else:  # the words between are this server's too, and stay as they are
+            self._transport.stores(self.index, at, self.marks[span.lo : span.hi].reshape(-1))
 
-    def gradient(self, block: Block, worker: int, half: int) -> Array:
-        """View of a block in a worker's mailbox half."""
-        return self._view(block, self._map.mailbox(worker, half))
+    def copy(self, span: Span, number: int) -> Array:
+        """View of a span in copy 0 or 1."""
+        return self._view(span, self._map.copy(number))
+
+    def gradient(self, span: Span, worker: int, half: int) -> Array:
+        """View of a span in a worker's mailbox half."""
+        return self._view(span, self._map.mailbox(worker, half))
+
+    def slots(self, span: Span) -> list[Array]:
+        """Views of a span in the optimizer's slots, in the order of `Fold.names`."""
+        size = span.nbytes // span.dtype.itemsize
+        return [slot[span.first : span.first + size] for slot in span.slots]
 
     def tables(self, clock: int) -> list[Dense]:
         """The tables that belong to the cut of this clock."""
@@ -94,20 +171,40 @@ class Store:
         out = []
         for number, blocks in enumerate(self.blocks):
             for block in blocks if self.since[number] < clock else ():
-                version = self.version(block)
-                slots = dict(zip(self.folds[number].names, self.slots[block.slot], strict=True))
+                span, version = self.spans[block.slot], self.version(block.slot)
+                slots = dict(zip(span.fold.names, self.slots(span), strict=True))
                 out.append(Piece(self.table(number), block.index, block.start, block.stop, version,
-                                 self.copy(block, version & 1), slots))
+                                 self.copy(span, version & 1), slots))
         return out
 
     def table(self, number: int) -> Dense:
         """Table by number."""
         return self._plan.layout.tables[number]
 
-    def _view(self, block: Block, base: int) -> Array:
-        at = base + block.offset
-        view = self._views.get(at)
+    def _view(self, span: Span, base: int) -> Array:
+        key = base + span.start, base + span.stop
+        view = self._views.get(key)
         if view is None:
-            dtype: np.dtype[Any] = self.table(block.table).np_dtype
-            view = self._views[at] = self._memory[at : at + (block.stop - block.start) * dtype.itemsize].view(dtype)
+            view = self._views[key] = self._memory[key[0] : key[1]].view(span.dtype)
         return view
+
+
+def _allocate(found: Sequence[tuple[Block, Fold]], plan: Plan) -> list[tuple[Block, Fold, tuple[Array, ...], int]]:
+    """Give neighbouring blocks with the same fold their slots in one piece of memory, so that they can be folded together."""
+    found = sorted(found, key=lambda pair: pair[0].slot)
+    groups: list[list[tuple[Block, Fold]]] = []
+    for block, fold in found:
+        if groups:
+            before, same = groups[-1][-1]
+            end = before.offset + align((before.stop - before.start) * fold.itemsize)
+        if groups and same is fold and before.slot + 1 == block.slot and end == block.offset:
+            groups[-1].append((block, fold))
+        else:
+            groups.append([(block, fold)])
+    out = []
+    for group in groups:
+        first, last, fold = group[0][0], group[-1][0], group[0][1]
+        size = (last.offset - first.offset) // fold.itemsize + last.stop - last.start
+        slots = tuple(np.zeros(size, fold.dtype) for _ in fold.names)
+        out += [(block, fold, slots, (block.offset - first.offset) // fold.itemsize) for block, fold in group]
+    return out

@@ -75,6 +75,9 @@ class Rma:
     def put(self, server: int, offset: int, data: Array) -> None:
         window, rank = self._route[server]
         flat = data.reshape(-1).view(np.uint8)
+        if flat.size <= LONGEST:
+            window.Put([flat, flat.size, self._mpi.BYTE], rank, (offset, flat.size, self._mpi.BYTE))
+            return
         for at in range(0, flat.size, LONGEST):
             part = flat[at : at + LONGEST]
             window.Put([part, part.size, self._mpi.BYTE], rank, (offset + at, part.size, self._mpi.BYTE))
@@ -82,6 +85,9 @@ class Rma:
     def get(self, server: int, offset: int, out: Array) -> None:
         window, rank = self._route[server]
         flat = out.reshape(-1).view(np.uint8)
+        if flat.size <= LONGEST:
+            window.Get([flat, flat.size, self._mpi.BYTE], rank, (offset, flat.size, self._mpi.BYTE))
+            return
         for at in range(0, flat.size, LONGEST):
             part = flat[at : at + LONGEST]
             window.Get([part, part.size, self._mpi.BYTE], rank, (offset + at, part.size, self._mpi.BYTE))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -102,6 +102,18 @@ class Link:
         except (KeyError, TypeError):
             known = ", ".join(self.tables) or "none"
             raise UnknownTable(f"unknown table {name!r}; the tables are: {known}") from None
+
+    def words(self, base: int, states: Sequence[TableState]) -> Iterator[tuple[TableState, int]]:
+        """Read words that go by table, `base` for table 0, on each server of each table."""
+        numbers = [state.number for state in states]
+        lo, count = min(numbers, default=0), max(numbers, default=0) + 1 - min(numbers, default=0)
+        rows: dict[int, list[int]] = {}
+        for state in states:
+            for run in state.runs:
+                row = rows.get(run.server)
+                if row is None:
+                    row = rows[run.server] = self.transport.row(run.server, base + lo, count)
+                yield state, row[state.number - lo]
 
     def wait(self, until: Callable[[], bool], what: str, who: Callable[[], str]) -> None:
         """Wait with this client's limit, and count the time."""

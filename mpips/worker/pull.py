@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from mpips.errors import WaitTimeout
 from mpips.layout import Block
@@ -19,6 +20,15 @@ from mpips.transport.words import BEGIN, BLOCK_WORDS, HELD, HOLD, TICK0, VERSION
 from mpips.worker.link import Link, TableState
 
 RETRIES = 2  # before a hold
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Neighbouring blocks of a table on one server, to be read into the table's flat array; `clock` None means the newest."""
+
+    blocks: Sequence[Block]
+    out: Array
+    clock: int | None
 
 
 class Pull:
@@ -40,8 +50,7 @@ class Pull:
         if not self.ready():
             return False
         begin = time.perf_counter()
-        for state, out in zip(self._states, self._outs, strict=True):
-            self._read(state, out)
+        self._read()
         stats = self._link.stats
         stats["pulls"] += len(self._states)
         stats["pull_bytes"] += sum(out.nbytes for out in self._outs)
@@ -64,15 +73,15 @@ class Pull:
         link = self._link
         if link.reader or self._ready:
             return True
-        t, words = link.transport, link.plan.words
-        for state, own in zip(self._states, self._own, strict=True):
-            need = -1 if state.table.staleness is None else self.now - state.table.staleness
-            for run in state.runs:
-                if need > 0 and t.load(run.server, words.floor + state.number) < need:
-                    return False
-                if own and t.load(run.server, words.ack(link.index) + state.number) < own:
-                    return False
-        t.sync()
+        words = link.plan.words
+        late = [state for state in self._states if state.table.staleness is not None and self.now > state.table.staleness]
+        if late and any(word < self.now - (state.table.staleness or 0) for state, word in link.words(words.floor, late)):
+            return False
+        if any(self._own):
+            own = {state.number: number for state, number in zip(self._states, self._own, strict=True)}
+            if any(word < own[state.number] for state, word in link.words(words.ack(link.index), self._states)):
+                return False
+        link.transport.sync()
         self._ready = True
         return True
 
@@ -80,12 +89,23 @@ class Pull:
         stale = [s.table.staleness for s in self._states if s.table.staleness is not None]
         return self._link.behind(self.now - min(stale, default=0))
 
-    def _read(self, state: TableState, out: Array) -> None:
-        """Read one table, whole blocks only."""
+    def _read(self) -> None:
+        """Read all tables at once; then those that were not whole, one by one."""
+        clocks = [self._clock(state) for state in self._states]
+        parts = [Part(run.blocks, out, clock) for state, out, clock in zip(self._states, self._outs, clocks, strict=True)
+                 for run in state.runs]
+        bad: dict[int, list[Block]] = {}
+        for block in self._attempt(parts):
+            bad.setdefault(block.table, []).append(block)
+        if bad:
+            for state, out, clock in zip(self._states, self._outs, clocks, strict=True):
+                if state.number in bad:
+                    self._again(state, out, clock, bad[state.number])
+
+    def _again(self, state: TableState, out: Array, clock: int | None, pending: list[Block]) -> None:
+        """Read blocks of one table until each is whole."""
         whole = [run.blocks for run in state.runs]
         one_clock = self._link.reader and state.table.staleness == 0
-        clock = self._clock(state)
-        pending = self._attempt(whole, out, clock)
         held: list[int] = []
         deadline = time.monotonic() + self._link.limit
         tries = 0
@@ -103,7 +123,7 @@ class Pull:
                     held = self._hold(state)
                 if one_clock:
                     clock = self._clock(state)
-                pending = self._attempt(whole if one_clock else _groups(pending), out, clock)
+                pending = self._attempt([Part(group, out, clock) for group in (whole if one_clock else _groups(pending))])
         finally:
             self._release(held)
 
@@ -118,33 +138,44 @@ class Pull:
         self._link.transport.sync()
         return clock
 
-    def _attempt(self, groups: Sequence[Sequence[Block]], out: Array, clock: int | None) -> list[Block]:
-        """Read blocks, in stretches of neighbouring slots on one server, once; return those that were not whole."""
-        t, plan = self._link.transport, self._link.plan
-        versions = [chosen(self._marks(group), clock) for group in groups]
+    def _attempt(self, parts: Sequence[Part]) -> list[Block]:
+        """Read stretches of neighbouring blocks once; return the blocks that were not whole."""
+        t, maps = self._link.transport, self._link.plan.maps
+        versions = [chosen(marks, part.clock) for part, marks in zip(parts, self._marks(parts), strict=True)]
         t.sync()
-        for group, mine in zip(groups, versions, strict=True):
-            server, base = group[0].server, plan.maps[group[0].server]
+        for part, mine in zip(parts, versions, strict=True):
             for lo, hi in _same_copy(mine):
-                first, last = group[lo], group[hi - 1]
-                t.get(server, base.copy(mine[lo] & 1) + first.offset, out[first.start : last.stop])
-        for server in {group[0].server for group in groups}:
+                first, last = part.blocks[lo], part.blocks[hi - 1]
+                t.get(first.server, maps[first.server].copy(mine[lo] & 1) + first.offset, part.out[first.start : last.stop])
+        for server in {part.blocks[0].server for part in parts}:
             t.flush(server)
         t.sync()
         bad: list[Block] = []
-        for group, mine in zip(groups, versions, strict=True):
-            marks = self._marks(group)
+        for part, mine, marks in zip(parts, versions, self._marks(parts), strict=True):
             for i, version in enumerate(mine):
                 at = i * BLOCK_WORDS
-                stale = clock is not None and marks[at + TICK0 + (version & 1)] > clock
+                stale = part.clock is not None and marks[at + TICK0 + (version & 1)] > part.clock
                 if version < 0 or marks[at + BEGIN] > version + 1 or stale:
-                    bad.append(group[i])
+                    bad.append(part.blocks[i])
         return bad
 
-    def _marks(self, group: Sequence[Block]) -> list[int]:
-        """Words of a stretch of blocks."""
-        first = group[0]
-        return self._link.transport.row(first.server, self._link.plan.words.block(first.slot), len(group) * BLOCK_WORDS)
+    def _marks(self, parts: Sequence[Part]) -> list[list[int]]:
+        """Words of each part's blocks."""
+        ends: dict[int, tuple[int, int]] = {}
+        for part in parts:
+            first, last = part.blocks[0], part.blocks[-1].slot + 1
+            lo, hi = ends.get(first.server, (first.slot, last))
+            ends[first.server] = min(lo, first.slot), max(hi, last)
+        words = self._link.plan.words
+        rows = {s: (lo, self._link.transport.row(s, words.block(lo), (hi - lo) * BLOCK_WORDS)) for s, (lo, hi) in ends.items()}
+        if len(parts) == 1:
+            return [rows[parts[0].blocks[0].server][1]]
+        out = []
+        for part in parts:
+            lo, row = rows[part.blocks[0].server]
+            at = (part.blocks[0].slot - lo) * BLOCK_WORDS
+            out.append(row[at : at + len(part.blocks) * BLOCK_WORDS])
+        return out
 
     def _hold(self, state: TableState) -> list[int]:
         """Ask the servers of a table not to begin another fold of it; return them once they have agreed."""

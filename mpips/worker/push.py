@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from math import isfinite
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from mpips.errors import NonFiniteGradient, ProtocolError
 from mpips.transport.base import Array
 from mpips.transport.words import COMING, COMMIT, VOIDS
 from mpips.worker.link import Link, TableState
+
+SHORT = 8192  # elements
 
 
 class Push:
@@ -60,14 +63,13 @@ class Push:
         """Whether every server has published it."""
         if not self.committed:
             return False
-        t, words = self._link.transport, self._link.plan.words
-        for state in self._states:
-            for run in state.runs:
-                if t.load(run.server, words.ack(self._link.index) + state.number) < self.number:
-                    if state.table.staleness == 0:
-                        self._link.hurry(self.clock + 1)
-                    return False
-        t.sync()
+        link = self._link
+        for state, word in link.words(link.plan.words.ack(link.index), self._states):
+            if word < self.number:
+                if state.table.staleness == 0:
+                    link.hurry(self.clock + 1)
+                return False
+        link.transport.sync()
         return True
 
     def wait_applied(self) -> None:
@@ -93,14 +95,13 @@ class Push:
             voids = [self._write(state, gradient, number) for state, gradient in zip(self._states, self._gradients, strict=True)]
         except NonFiniteGradient as error:
             self.failure = error
+            self._stamp(self._states, 0, False)
             for state in self._states:  # nothing was committed: another gradient may be pushed instead
-                self._stamp(state, 0, False)
                 state.closed = -1
             link.all_flush()  # what has left already must not land on top of the push that comes instead
             raise
-        for state, void in zip(self._states, voids, strict=True):
-            if void:
-                self._stamp(state, number, void)
+        if any(voids):
+            self._stamp([state for state, void in zip(self._states, voids, strict=True) if void], number, True)
         link.all_flush()
         link.commits = number
         link.tell_all(COMMIT, number)
@@ -117,28 +118,25 @@ class Push:
     def _announce(self, number: int) -> None:
         """Write the stamps, and tell the servers on this node if they may fold blocks of it as they arrive."""
         link, t = self._link, self._link.transport
-        servers: set[int] = set()
-        for state in self._states:
-            self._stamp(state, number, False)
-            if state.told:
-                servers.update(run.server for run in state.runs if t.near(run.server))
-        for server in servers:
+        self._stamp(self._states, number, False)
+        told = [state for state in self._states if state.told]
+        for server in {run.server for state in told for run in state.runs if t.near(run.server)} if told else ():
             t.flush(server)
             t.store(server, link.plan.words.client(link.index) + COMING, number)
 
     def _write(self, state: TableState, gradient: Array | None, number: int) -> bool:
         """Put one table's gradient into its half, looking for NaN and Inf while each block is in cache; whether it is void."""
-        link, table = self._link, state.table
+        link, table, t = self._link, state.table, self._link.transport
         half, maps = state.pushes & 1, link.plan.maps
         for run in state.runs:
             base = maps[run.server].mailbox(link.index, half)
-            tell = state.told and link.transport.near(run.server)
+            tell = state.told and t.near(run.server)
             for block in run.blocks:
                 if gradient is not None:
                     part = gradient[block.start : block.stop]
-                    link.transport.put(run.server, base + block.offset, part)
+                    t.put(run.server, base + block.offset, part)
                 else:
-                    mapped = link.transport.mapped(run.server)
+                    mapped = t.mapped(run.server)
                     assert mapped is not None
                     at = base + block.offset
                     part = mapped[at : at + (block.stop - block.start) * table.np_dtype.itemsize].view(table.np_dtype)
@@ -148,30 +146,29 @@ class Push:
                     raise NonFiniteGradient(f"table '{table.name}': the gradient pushed by {link.name} in clock {self.clock} has "
                                             "NaN or Inf (nonfinite='skip' leaves such pushes out)")
                 if tell:
-                    link.transport.flush(run.server)
-                    link.transport.store(run.server, link.plan.words.arrival(link.index, block.slot, half), number)
+                    t.flush(run.server)
+                    t.store(run.server, link.plan.words.arrival(link.index, block.slot, half), number)
         return False
 
-    def _stamp(self, state: TableState, number: int, void: bool) -> None:
-        link, half = self._link, state.pushes & 1
-        stamp = link.stamps[state.number, half]
-        stamp[:] = number, self.clock << 1 | void
-        at = link.plan.words.stamp(link.index, state.number, half)
-        for run in state.runs:
-            link.transport.stores(run.server, at, stamp)
+    def _stamp(self, states: Sequence[TableState], number: int, void: bool) -> None:
+        """Write the stamps of this push; those between them are this worker's too, and stay as they are."""
+        link, numbers, halves = self._link, [state.number for state in states], [state.pushes & 1 for state in states]
+        if len(states) == 1:
+            at, stamps = link.plan.words.stamp(link.index, numbers[0], halves[0]), link.stamps[numbers[0], halves[0]]
+            stamps[:] = number, self.clock << 1 | void
+        else:
+            lo, hi = min(numbers, default=0), max(numbers, default=-1) + 1
+            link.stamps[numbers, halves] = number, self.clock << 1 | void
+            at, stamps = link.plan.words.stamp(link.index, lo, 0), link.stamps[lo:hi].reshape(-1)
+        for server in {run.server for state in states for run in state.runs}:
+            link.transport.stores(server, at, stamps)
 
 
 def half_free(link: Link, states: Sequence[TableState]) -> bool:
     """Whether the mailbox half that each table's next push goes to is free."""
-    t, words = link.transport, link.plan.words
-    for state in states:
-        last = state.halves[state.pushes & 1]
-        if last:
-            for run in state.runs:
-                if t.load(run.server, words.ack(link.index) + state.number) < last:
-                    return False
-    t.sync()
-    return True
+    free = all(word >= state.halves[state.pushes & 1] for state, word in link.words(link.plan.words.ack(link.index), states))
+    link.transport.sync()
+    return free
 
 
 def wait_half(link: Link, states: Sequence[TableState]) -> None:
@@ -190,13 +187,16 @@ def check_open(link: Link, state: TableState) -> None:
 
 
 def finite(values: Array) -> bool:
-    """Whether no element is NaN or Inf: a sum tells, unless it overflows; then every element is looked at."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        if values.dtype.itemsize > 2:
-            total = np.einsum("i->", values)  # twice as fast as np.add.reduce, which sums more carefully
-        else:
+    """Whether no element is NaN or Inf: a sum tells, unless it overflows; then every element is looked at.
+
+    Measured: a dot product is the quickest, but BLAS may start threads for a long one; einsum takes half of np.add.reduce.
+    """
+    if values.itemsize == 2:
+        with np.errstate(over="ignore", invalid="ignore"):
             total = np.add.reduce(values, dtype=np.float32)
-    return bool(np.isfinite(total)) or bool(np.isfinite(values).all())
+    else:
+        total = np.dot(values, values) if values.size <= SHORT else np.einsum("i->", values)
+    return isfinite(total) or bool(np.isfinite(values).all())
 
 
 def _names(states: Sequence[TableState]) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import mpips
+from mpips.cluster.run import threads_of
 from mpips.errors import UsageError
 
 TABLE = mpips.Dense("w", (3,), mpips.optim.SGD(lr=0.1))
@@ -27,6 +28,7 @@ GRADIENT = np.ones(3, np.float32)
     ({"readers": 1}, "readers=1 and read=None go together"),
     ({"checkpoint": "runs"}, "run: checkpoint 'runs' is not mpips.Checkpoints"),
     ({"fold": "fast"}, "run: fold 'fast'"),
+    ({"threads": 0}, "run: threads 0 is not a number from 1"),
     ({"nodes": "none"}, "run: nodes 'none'"),
     ({"device": "tpu"}, "run: device 'tpu'"),
     ({"servers": 0}, "run: servers 0"),
@@ -57,3 +59,16 @@ def test_wrong_use_of_a_verb(verb: Any, says: str) -> None:
     with pytest.raises(UsageError) as caught:
         mpips.run(verb, [TABLE], device="cpu")
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(("threads", "environ", "found"), [
+    (None, {}, 1), (3, {"OMP_NUM_THREADS": "2"}, 3), (None, {"OMP_NUM_THREADS": "2", "SLURM_CPUS_PER_TASK": "8"}, 2),
+    (None, {"SLURM_CPUS_PER_TASK": "8"}, 8), (None, {"OMP_NUM_THREADS": ""}, 1), (None, {"OMP_NUM_THREADS": "4,2"}, 4),
+])
+def test_how_many_threads_fold(threads: int | None, environ: dict[str, str], found: int) -> None:
+    assert threads_of(threads, environ) == found
+
+
+def test_threads_that_are_no_number() -> None:
+    with pytest.raises(UsageError, match="OMP_NUM_THREADS 'many' is not a number from 1"):
+        threads_of(None, {"OMP_NUM_THREADS": "many"})

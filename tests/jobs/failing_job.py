@@ -65,17 +65,17 @@ def read(ps: mpips.Reader) -> None:
         ps.pull("w")
 
 
-fold_block = folding.fold_block
+fold_span = folding.fold_span
 
 
 def failing_fold(*args: object) -> int:
     fail("server")
-    return fold_block(*args)  # type: ignore[arg-type]
+    return fold_span(*args)  # type: ignore[arg-type]
 
 
 import mpips.server.server as server  # noqa: E402
 
-server.fold_block = failing_fold  # type: ignore[assignment]
+server.fold_span = failing_fold  # type: ignore[assignment]
 
 rank = int(os.environ.get("OMPI_COMM_WORLD_RANK") or os.environ["PMI_RANK"])
 if rank == 1:
