@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Any, Protocol
 
@@ -113,27 +114,27 @@ class Dense:
             raise UsageError(f"{where}: init {self.init!r:.60} is not one of mpips.init")
         self.init.check(self.name, self.shape)
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Number of elements."""
-        return int(np.prod(self.shape, dtype=np.int64))
+        return prod(self.shape)
 
-    @property
+    @cached_property
     def np_dtype(self) -> np.dtype[Any]:
         """The NumPy dtype of pulled values and pushed gradients."""
         return DTYPES[self.dtype]
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Bytes of one copy."""
         return self.size * self.np_dtype.itemsize
 
-    @property
+    @cached_property
     def half(self) -> bool:
         """Whether the elements have two bytes."""
         return self.np_dtype.itemsize == 2
 
-    @property
+    @cached_property
     def compute_dtype(self) -> np.dtype[Any]:
         """What sums and optimizer arithmetic use: float64 for float64 tables, else float32."""
         return DTYPES["float64" if self.dtype == "float64" else "float32"]

@@ -18,7 +18,7 @@ from mpips.cluster.run import Job, make_worker, plan_of, restore
 from mpips.cluster.world import nodes_of
 from mpips.errors import UsageError
 from mpips.server import Server
-from mpips.transport.base import Backoff, wait
+from mpips.transport.base import IDLE, Backoff, wait
 from mpips.transport.plan import Plan
 from mpips.transport.rma import Rma
 from mpips.transport.words import CLOCK, END
@@ -95,7 +95,7 @@ def _place(nodes: list[int], roles: Roles, rank: int) -> int:
 def _serve(server: Server, transport: Rma, plan: Plan) -> None:
     log.info("server %d of %d: %d blocks, %d bytes in one copy, window of %d bytes", server.index, plan.servers,
              plan.layout.slots[server.index], plan.layout.nbytes[server.index], plan.maps[server.index].size)
-    backoff = Backoff(transport)
+    backoff = Backoff(transport, IDLE)
     while not server.finished:
         transport.poll()
         if server.step():

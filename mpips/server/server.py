@@ -58,7 +58,8 @@ class Server:
         self._cuts.notice()
         news, moved = mail.scan()
         if news:
-            self._cuts.look()
+            if self._cuts.wanted:
+                self._cuts.look()
             self._answer_words()
         new = self._catalogue.grow() if self._spare else []
         if new:

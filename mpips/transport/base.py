@@ -69,33 +69,30 @@ class Transport(Protocol):
 
 
 SPIN = 200e-6  # seconds; a small round is over by then, and a sleep of the kernel costs 60 us
-FIRST_NAP = 20e-6
-LONGEST_NAP = 500e-6
+SHARE = 8  # a nap is this part of the time waited so far, so that waiting costs little and is never much too long
+SHORTEST, LONGEST = 20e-6, 500e-6  # seconds of a nap
+IDLE = 1.1e-3  # seconds of a server's longest nap: each costs 40 us of a core (measured), and 5 % of it is to be enough
 
 
 class Backoff:
-    """Yield the core for a short while, then sleep, twice as long each time up to 0.5 ms."""
+    """Yield the core for a short while, then sleep, longer each time up to `longest` seconds."""
 
-    def __init__(self, transport: Transport, spin: float = SPIN) -> None:
+    def __init__(self, transport: Transport, longest: float = LONGEST) -> None:
         self.transport = transport
-        self.spin = spin
-        self.reset()
+        self.longest = longest
+        self.since = 0.0
 
     def reset(self) -> None:
         """Something happened: be quick again."""
         self.since = 0.0
-        self.nap = FIRST_NAP
 
     def rest(self) -> None:
         """Nothing happened: rest, longer than the last time."""
         now = time.perf_counter()
         if not self.since:
             self.since = now
-        if now - self.since < self.spin:
-            self.transport.pause(0.0)
-        else:
-            self.transport.pause(self.nap)
-            self.nap = min(2 * self.nap, LONGEST_NAP)
+        waited = now - self.since
+        self.transport.pause(min(max(SHORTEST, waited / SHARE), self.longest) if waited >= SPIN else 0.0)
 
 
 def wait(transport: Transport, until: Callable[[], bool], what: str, who: Callable[[], str], limit: float,

@@ -53,7 +53,7 @@ class Pull:
         self._read()
         stats = self._link.stats
         stats["pulls"] += len(self._states)
-        stats["pull_bytes"] += sum(out.nbytes for out in self._outs)
+        stats["pull_bytes"] += sum([state.table.nbytes for state in self._states])
         stats["pull_seconds"] += time.perf_counter() - begin
         self.done = True
         return True

@@ -106,9 +106,9 @@ class Push:
         link.commits = number
         link.tell_all(COMMIT, number)
         self.number = number
-        for state, void in zip(self._states, voids, strict=True):
+        for state in self._states:
             state.pushed(number, self.clock)
-            link.stats["push_bytes"] += 0 if void else state.table.nbytes
+        link.stats["push_bytes"] += sum([state.table.nbytes for state, void in zip(self._states, voids, strict=True) if not void])
         link.stats["pushes"] += len(voids)
         link.stats["push_seconds"] += time.perf_counter() - begin
         if any(voids):

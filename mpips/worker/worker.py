@@ -360,7 +360,7 @@ class Worker(Client):
         if not isinstance(gradient, np.ndarray) or gradient.shape != table.shape or gradient.dtype != table.np_dtype:
             raise UsageError(f"table '{table.name}': a push takes an array of shape {table.shape} and dtype {table.dtype}, "
                              f"not {_seen(gradient)}")
-        return np.ascontiguousarray(gradient).reshape(-1)
+        return (gradient if gradient.flags.c_contiguous else np.ascontiguousarray(gradient)).reshape(-1)
 
     def _add_up(self, state: TableState, flat: Array, more: bool) -> Array:
         """Add to the worker's sum in the compute dtype; without `more`, return the sum and start anew."""
