@@ -18,7 +18,7 @@ from mpips.cluster.run import Job, make_worker, plan_of, restore
 from mpips.cluster.world import nodes_of
 from mpips.errors import UsageError
 from mpips.server import Server
-from mpips.transport.base import IDLE, Backoff, wait
+from mpips.transport.base import DROWSY, IDLE, Backoff, wait
 from mpips.transport.plan import Plan
 from mpips.transport.rma import Rma
 from mpips.transport.words import CLOCK, END
@@ -28,6 +28,7 @@ from mpips.worker.link import Link
 if TYPE_CHECKING:
     from mpi4py import MPI
 
+NIGHT = 20e-3  # seconds after which a server that dozes looks at MPI, which tells of aborts
 log = logging.getLogger("mpips.server")
 
 RESULT = 1  # tag of a worker's result
@@ -64,7 +65,7 @@ def run_together(job: Job, world: MPI.Intracomm) -> list[Any] | None:
 
     node = MPI.Intracomm(comm.Split(rank if job.nodes == "single" else nodes[rank], rank))
     spread = job.nodes == "single" or len(set(nodes)) > 1
-    transport = Rma(comm, node, list(roles.servers), [m.size for m in plan.maps], spread)
+    transport = Rma(comm, node, list(roles.servers), plan.words, [m.size for m in plan.maps], spread)
     kind, index = roles.role(rank)
     server = None
     if kind == "server":
@@ -100,8 +101,10 @@ def _serve(server: Server, transport: Rma, plan: Plan) -> None:
         transport.poll()
         if server.step():
             backoff.reset()
-        else:
+        elif backoff.waited < DROWSY:
             backoff.rest()
+        elif transport.doze(server.index, server.step, NIGHT):
+            backoff.reset()
     log.info("server %d: every worker has ended", server.index)
 
 

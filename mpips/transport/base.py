@@ -61,6 +61,9 @@ class Transport(Protocol):
     def mapped(self, server: int) -> Array | None:
         """Return the server's whole window as bytes if loads and stores reach it, else None."""
 
+    def ring(self, server: int) -> None:
+        """Wake a server that dozes; after a write that it should see soon."""
+
     def poll(self) -> None:
         """Let MPI make progress and notice failures."""
 
@@ -72,6 +75,7 @@ SPIN = 200e-6  # seconds; a small round is over by then, and a sleep of the kern
 SHARE = 8  # a nap is this part of the time waited so far, so that waiting costs little and is never much too long
 SHORTEST, LONGEST = 20e-6, 500e-6  # seconds of a nap
 IDLE = 1.1e-3  # seconds of a server's longest nap: each costs 40 us of a core (measured), and 5 % of it is to be enough
+DROWSY = 20e-3  # seconds without anything to do after which a server dozes, if it can
 
 
 class Backoff:
@@ -85,6 +89,11 @@ class Backoff:
     def reset(self) -> None:
         """Something happened: be quick again."""
         self.since = 0.0
+
+    @property
+    def waited(self) -> float:
+        """Seconds since something happened, as far as `rest` knows."""
+        return time.perf_counter() - self.since if self.since else 0.0
 
     def rest(self) -> None:
         """Nothing happened: rest, longer than the last time."""

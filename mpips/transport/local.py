@@ -56,6 +56,9 @@ class Local:
     def mapped(self, server: int) -> Array | None:
         return self._bytes[server]
 
+    def ring(self, server: int) -> None:
+        """Nobody dozes."""
+
     def poll(self) -> None:
         while any([step() for step in self.steps]):  # all of them, each time
             pass

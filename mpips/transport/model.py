@@ -252,6 +252,9 @@ class Endpoint:
     def mapped(self, server: int) -> Array | None:
         return self._world.private[server] if server == self._server else None
 
+    def ring(self, server: int) -> None:
+        """Nobody dozes."""
+
     def poll(self) -> None:
         self._polled = self._world.version
 

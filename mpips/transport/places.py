@@ -312,6 +312,9 @@ class Endpoint:
     def near(self, server: int) -> bool:
         return False
 
+    def ring(self, server: int) -> None:
+        """Nobody dozes."""
+
     def mapped(self, server: int) -> Array | None:
         if server != self._server:
             return None

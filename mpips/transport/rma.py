@@ -8,13 +8,14 @@ operations and exclusive locks can stay locked by a rank that was killed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mpips.transport.base import Array, nap
-from mpips.transport.words import WORD
+from mpips.transport.base import IDLE, Array, nap
+from mpips.transport.doze import Futex, futex
+from mpips.transport.words import ASLEEP, WORD, Words
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -32,11 +33,12 @@ class Rma:
         comm: all ranks.
         node: the ranks of this node (a communicator of its own for each node).
         servers: world rank of each server.
+        words: where control words stand in each window.
         sizes: bytes of each server's window.
         spread: whether some rank must reach a server from another node.
     """
 
-    def __init__(self, comm: MPI.Intracomm, node: MPI.Intracomm, servers: Sequence[int], sizes: Sequence[int],
+    def __init__(self, comm: MPI.Intracomm, node: MPI.Intracomm, servers: Sequence[int], words: Words, sizes: Sequence[int],
                  spread: bool) -> None:
         from mpi4py import MPI
 
@@ -50,12 +52,16 @@ class Rma:
         info.Free()
         here = _members(comm, node)
         self._bytes: list[Array | None] = [None] * len(servers)
+        self._bells: list[Futex | None] = [None] * len(servers)
+        self._asleep = words.server + ASLEEP
+        self._rings = me
         self._words: list[memoryview | None] = [None] * len(servers)
         for s, rank in enumerate(servers):
             if rank in here:
                 buffer: Any = self._near.Shared_query(here[rank])[0]
                 self._bytes[s] = np.frombuffer(buffer, np.uint8)[: sizes[s]]
                 self._words[s] = memoryview(buffer).cast("B")[: sizes[s] // WORD * WORD].cast("q")
+                self._bells[s] = futex(buffer, words.bell)
         self._far = None
         if spread:
             own = self._bytes[servers.index(me)] if me in servers else None
@@ -155,6 +161,31 @@ class Rma:
     def mapped(self, server: int) -> Array | None:
         return self._bytes[server]
 
+    def ring(self, server: int) -> None:
+        words, bell = self._words[server], self._bells[server]
+        if words is None or bell is None:
+            return
+        self._near.Sync()
+        if words[self._asleep]:
+            self._rings += self.comm.size  # a value that nobody else rings with
+            bell.wake(self._rings)
+
+    def doze(self, server: int, look: Callable[[], bool], seconds: float) -> bool:
+        """Sleep as this server until somebody rings, unless `look()` finds something; return whether it did or somebody has."""
+        words, bell = self._words[server], self._bells[server]
+        if words is None or bell is None or self._far is not None:  # who is elsewhere does not ring
+            self.pause(IDLE)
+            return False
+        before = bell.value
+        words[self._asleep] = 1
+        self._near.Sync()
+        found = look()
+        if not found:
+            bell.wait(before, seconds)
+        words[self._asleep] = 0
+        self._near.Sync()
+        return found or bell.value != before
+
     def poll(self) -> None:
         for _ in range(self._burst):
             self.comm.Iprobe(self._mpi.ANY_SOURCE, self._mpi.ANY_TAG)
@@ -166,6 +197,7 @@ class Rma:
         """Give the windows back; collective, so only after all ranks are known to come."""
         self._bytes = []
         self._words = []
+        self._bells = []
         for window in self._windows:
             window.Unlock_all()
         for window in reversed(self._windows):

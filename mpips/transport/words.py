@@ -40,6 +40,7 @@ STOP_CLOCK = 2  # ... at the first clock that is at least this one
 GO = 3  # server 0: cuts up to this number are taken, go on
 DONE = 4  # 1 when every worker has ended and all is published
 CREATED = 5  # tables of the catalogue that exist here
+ASLEEP = 8  # 1 while it waits for BELL to change, see `doze`
 DEAD = 6  # reserved: bits of the workers that are known to have died
 FAILED = 7  # reserved: why this server ends the job
 
@@ -89,7 +90,7 @@ class Words:
         sections = {  # name -> words in it
             "server": LINE, "floor": _lines(self.tables), "_ack": self.workers * _lines(self.tables),
             "_reply": self.clients * LINE, "_block": _lines(self.blocks * BLOCK_WORDS), "_peer": self.servers * LINE,
-            "_client": self.clients * (LINE + stamps + arrivals),
+            "_client": self.clients * (LINE + stamps + arrivals), "bell": LINE,
         }
         at = 0
         for name, size in sections.items():
@@ -102,6 +103,7 @@ class Words:
 
     server: int = field(init=False)  # first of the server's own single words
     floor: int = field(init=False)  # FLOOR of table 0; the others follow
+    bell: int = field(init=False)  # BELL: the one word that everybody on the node writes; only that it changes has a meaning
     count: int = field(init=False)  # number of words in all
     _ack: int = field(init=False)
     _reply: int = field(init=False)

@@ -68,10 +68,8 @@ class Clocks:
 
     def _stand(self, serial: int) -> bool:
         link, t = self._link, self._link.transport
-        word = link.plan.words.client(link.index) + STOPPED
         for server in reversed(range(link.plan.servers)):  # server 0 decides, so it hears it last
-            t.store(server, word, serial << STOPPED_BITS | link.now)
-            t.flush(server)
+            link.tell(server, STOPPED, serial << STOPPED_BITS | link.now)
 
         def go() -> bool:
             return t.load(0, GO) >= serial or t.load(0, STOP_CLOCK) > link.now
@@ -92,15 +90,13 @@ class Clocks:
         if clock > self._need and self._asked_to_stop():
             link = self._link
             self._need = clock
-            link.transport.store(0, link.plan.words.client(link.index) + NEED, clock)
-            link.transport.flush(0)
+            link.tell(0, NEED, clock)
 
     def barrier(self) -> None:
         """Wait until every worker that has not ended has called this as often as this one."""
         link, t = self._link, self._link.transport
         self._barriers += 1
-        t.store(0, link.plan.words.client(link.index) + BARRIER, self._barriers)
-        t.flush(0)
+        link.tell(0, BARRIER, self._barriers)
 
         def met() -> bool:
             if t.load(0, BARRIER_FLOOR) < self._barriers and self._asked_to_stop() and not (self._fresh and self._stand_if_asked()):

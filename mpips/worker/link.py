@@ -130,6 +130,14 @@ class Link:
         for server in range(self.plan.servers):
             self.transport.store(server, at, value)
         self.all_flush()
+        for server in range(self.plan.servers):
+            self.transport.ring(server)
+
+    def tell(self, server: int, word: int, value: int) -> None:
+        """Write one of this client's words on one server, complete when this returns."""
+        self.transport.store(server, self.plan.words.client(self.index) + word, value)
+        self.transport.flush(server)
+        self.transport.ring(server)
 
     def behind(self, clock: int) -> str:
         """Say which workers keep clock `clock` from being complete, by the words on server 0."""

@@ -185,8 +185,7 @@ class Pull:
         value = link.holds << 32 | state.number + 1
         servers = [run.server for run in state.runs]
         for server in servers:
-            t.store(server, words.client(link.index) + HOLD, value)
-            t.flush(server)
+            link.tell(server, HOLD, value)
         held = words.reply(link.index) + HELD
         link.wait(lambda: all(t.load(server, held) == value for server in servers),
                   f"a hold of table '{state.table.name}'", lambda: f"servers {servers} have not answered")
@@ -196,8 +195,7 @@ class Pull:
     def _release(self, servers: Sequence[int]) -> None:
         link = self._link
         for server in servers:
-            link.transport.store(server, link.plan.words.client(link.index) + HOLD, link.holds << 32)
-            link.transport.flush(server)
+            link.tell(server, HOLD, link.holds << 32)
 
 
 def chosen(marks: Sequence[int], clock: int | None) -> list[int]:

@@ -122,7 +122,7 @@ class Push:
         told = [state for state in self._states if state.told]
         for server in {run.server for state in told for run in state.runs if t.near(run.server)} if told else ():
             t.flush(server)
-            t.store(server, link.plan.words.client(link.index) + COMING, number)
+            link.tell(server, COMING, number)
 
     def _write(self, state: TableState, gradient: Array | None, number: int) -> bool:
         """Put one table's gradient into its half, looking for NaN and Inf while each block is in cache; whether it is void."""

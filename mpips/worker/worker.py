@@ -311,8 +311,7 @@ class Worker(Client):
         entry, spool = encode(table, since), link.plan.maps[0].spool(link.index)
         t.put(0, spool, entry)
         t.flush(0)
-        t.store(0, words.client(link.index) + CREATE, self._requests)
-        t.flush(0)
+        link.tell(0, CREATE, self._requests)
         reply = words.reply(link.index) + CREATE_DONE
         link.wait(lambda: abs(t.load(0, reply)) >= self._requests, f"table '{table.name}' to be created",
                   lambda: "server 0 has not answered")
