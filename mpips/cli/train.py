@@ -20,6 +20,8 @@ def add_parser(commands: Any) -> None:
                         help="change one key of the file, such as optimizer.lr=0.1; may be repeated")
     parser.add_argument("--resume", metavar="latest|auto|PATH",
                         help="start from the newest complete checkpoint (auto: if there is one), or from this one")
+    parser.add_argument("--trace", metavar="PATH",
+                        help="write what every rank did when, for ui.perfetto.dev or chrome://tracing")
     parser.set_defaults(run=run)
 
 
@@ -27,7 +29,8 @@ def run(args: argparse.Namespace) -> int:
     """Train, and say on worker 0 what has come of it."""
     from mpips.train.fit import fit
 
-    report = fit(args.file, settings=args.settings, resume=args.resume)
+    keys = {} if args.trace is None else {"trace": args.trace}
+    report = fit(args.file, settings=args.settings, resume=args.resume, **keys)
     if report is not None:
         print(summary(report), flush=True)
     return OK

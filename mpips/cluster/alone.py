@@ -10,6 +10,7 @@ from mpips.cluster.memory import check_plan
 from mpips.cluster.results import decode, encode
 from mpips.cluster.run import Job, make_worker, plan_of, restore
 from mpips.errors import UsageError, WaitTimeout
+from mpips.trace import Trace, write
 from mpips.transport.local import Local
 
 log = logging.getLogger("mpips")
@@ -36,14 +37,19 @@ def run_alone(job: Job) -> list[Any]:
     restored = restore(job)
     transport = Local([m.size for m in plan.maps])
     # Each server, and the worker, may come to know later tables at its own time, so each has its own plan.
-    nodes = [job.server(transport, plan_of(job, servers, 1, 0), index, restored) for index in range(servers)]
+    traces = [Trace(name) for name in (*(f"server {index}" for index in range(servers)), "worker 0")] if job.trace else []
+    nodes = [job.server(transport, plan_of(job, servers, 1, 0), index, restored, trace=traces[index] if traces else None)
+             for index in range(servers)]
     transport.steps = [node.step for node in nodes]
-    worker = make_worker(job, transport, plan, 0, job.clocks(plan, restored)[0], pick_device(job.device, 0))
+    worker = make_worker(job, transport, plan, 0, job.clocks(plan, restored)[0], pick_device(job.device, 0),
+                         traces[-1] if traces else None)
     with job.around("worker", 0, 0):
         result = job.work(worker)
     worker._end()
     for _ in range(1000):
         transport.poll()
         if all(node.finished for node in nodes):
+            if job.trace:
+                write(job.trace, (trace.part(number, traces[0].begin) for number, trace in enumerate(traces)))
             return [decode(encode(result, "result of worker 0"))]
     raise WaitTimeout("the servers do not come to an end though the worker has")

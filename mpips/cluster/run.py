@@ -15,6 +15,7 @@ from mpips.errors import UsageError
 from mpips.server import Server
 from mpips.server.saving import Restored, Saver
 from mpips.table import Dense, check_tables
+from mpips.trace import Trace, check
 from mpips.transport.plan import Plan, make_plan
 from mpips.worker import Reader, Worker
 from mpips.worker.device import Device
@@ -68,20 +69,23 @@ class Job:
     fold: str
     threads: int | None
     around: Callable[[str, int, int], AbstractContextManager[object]]
+    trace: str | os.PathLike[str] | None
 
     def digest(self) -> str:
         """Hash of all that must be equal on every rank."""
         text = json.dumps([[t.describe() for t in self.tables], self.servers, self.readers, self.seed, self.timeout, self.nodes,
-                           self.reserve, self.fold, self.checkpoint is not None and self.checkpoint.every], sort_keys=True)
+                           self.reserve, self.fold, self.trace is not None,
+                           self.checkpoint is not None and self.checkpoint.every], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def server(self, transport: Any, plan: Plan, index: int, restored: Restored | None, mpi: str = "") -> Server:
+    def server(self, transport: Any, plan: Plan, index: int, restored: Restored | None, mpi: str = "",
+               trace: Trace | None = None) -> Server:
         """Make server number `index`."""
         policy = self.checkpoint
         saver = policy.bind(seed=self.seed, meta=self.meta, mpi=mpi, clean=index == 0) if policy else None
         return Server(transport, plan, index, seed=self.seed, engine=self.fold, threads=threads_of(self.threads),
                       clocks=self.clocks(plan, restored), saver=saver, every=policy.every if policy else None,
-                      at_end=bool(policy and policy.at_end), restored=restored)
+                      at_end=bool(policy and policy.at_end), restored=restored, trace=trace)
 
     def clocks(self, plan: Plan, restored: Restored | None) -> list[int]:
         """Clock at which each worker starts: its own if nobody waits for anybody and the workers are as many, else the furthest."""
@@ -97,7 +101,8 @@ def run(work: Callable[[Worker], Any], tables: Sequence[Dense], *, servers: int 
         read: Callable[[Reader], Any] | None = None, checkpoint: CheckpointPolicy | None = None, seed: int = 0,
         device: str = "auto", timeout: float = 300.0, nodes: str = "real", reserve: int = 0, meta: Any = None,
         fold: str = "auto", threads: int | None = None,
-        around: Callable[[str, int, int], AbstractContextManager[object]] | None = None) -> list[Any] | None:
+        around: Callable[[str, int, int], AbstractContextManager[object]] | None = None,
+        trace: str | os.PathLike[str] | None = None) -> list[Any] | None:
     """Run `work(ps)` on every worker rank with `tables` on the server ranks; return the results on worker 0, else None.
 
     Started by `mpirun -n 6 python demo.py` or `srun python demo.py`; as a single process it runs one worker and `servers` servers
@@ -116,6 +121,7 @@ def run(work: Callable[[Worker], Any], tables: Sequence[Dense], *, servers: int 
     | fold       | what runs the optimizers: "auto", "numpy", "numba"; the bits are the same                         |
     | threads    | of each server's folds; None: OMP_NUM_THREADS, else SLURM_CPUS_PER_TASK, else 1; the bits are the same |
     | around     | `around(role, index, rank)` gives a context that the rank's whole work runs in (log files)        |
+    | trace      | path of a file that rank 0 writes: what every rank did when, see `mpips.trace`                    |
 
     Args:
         work: called with a `Worker`; returns None, bool, int, float, str, bytes, an array, or lists, tuples and dicts of these.
@@ -137,8 +143,10 @@ def run(work: Callable[[Worker], Any], tables: Sequence[Dense], *, servers: int 
         problem = None
         try:
             job = _check(Job(work, check_tables(tables), servers, readers, read, checkpoint, seed, device, timeout, nodes, reserve,
-                             meta, fold, threads, around or _nothing))
+                             meta, fold, threads, around or _nothing, trace))
             world.refuse_singletons(comm.Get_size())
+            if job.trace is not None and comm.Get_rank() == 0:
+                check(job.trace)
         except UsageError as error:
             problem = error
         abort.settle(comm, problem)
@@ -196,9 +204,9 @@ def threads_of(threads: int | None, environ: Mapping[str, str] = os.environ) -> 
     return found
 
 
-def make_worker(job: Job, transport: Any, plan: Plan, index: int, now: int, number: int | None) -> Worker:
+def make_worker(job: Job, transport: Any, plan: Plan, index: int, now: int, number: int | None, trace: Trace | None) -> Worker:
     """Make worker `index`, on device `number`."""
-    link = Link(transport, plan, index, now, job.timeout)
+    link = Link(transport, plan, index, now, job.timeout, trace=trace)
     return Worker(link, device=Device(number) if number is not None else None, saves=job.checkpoint is not None)
 
 

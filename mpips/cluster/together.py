@@ -15,9 +15,11 @@ from mpips.cluster.memory import check_plan
 from mpips.cluster.results import decode, encode
 from mpips.cluster.roles import Roles, assign
 from mpips.cluster.run import Job, make_worker, plan_of, restore
+from mpips.cluster.tracing import compare, join
 from mpips.cluster.world import nodes_of
 from mpips.errors import UsageError
 from mpips.server import Server
+from mpips.trace import Trace
 from mpips.transport.base import DROWSY, IDLE, Backoff, wait
 from mpips.transport.plan import Plan
 from mpips.transport.rma import Rma
@@ -67,9 +69,12 @@ def run_together(job: Job, world: MPI.Intracomm) -> list[Any] | None:
     spread = job.nodes == "single" or len(set(nodes)) > 1
     transport = Rma(comm, node, list(roles.servers), plan.words, [m.size for m in plan.maps], spread)
     kind, index = roles.role(rank)
+    apart = [r > 0 and (job.nodes == "single" or node != nodes[0]) for r, node in enumerate(nodes)]
+    trace = Trace(f"{kind} {index}") if job.trace else None
+    first = compare(comm, apart) if trace else None
     server = None
     if kind == "server":
-        server = job.server(transport, plan, index, restored, MPI.Get_library_version().splitlines()[0])
+        server = job.server(transport, plan, index, restored, MPI.Get_library_version().splitlines()[0], trace)
         transport.sync()
     comm.Barrier()  # nobody looks at a window before its server has filled it
     abort.describe(lambda: f"{kind} {index}")
@@ -79,10 +84,12 @@ def run_together(job: Job, world: MPI.Intracomm) -> list[Any] | None:
         if server is not None:
             _serve(server, transport, plan)
         elif kind == "worker":
-            results = _work(job, comm, roles, transport, plan, index, clocks[index], device)
+            results = _work(job, comm, roles, transport, plan, index, clocks[index], device, trace)
         else:
-            _read(job, transport, plan, index)
+            _read(job, transport, plan, index, trace)
     _leave(comm, transport, plan, job.timeout)
+    if trace and job.trace:
+        join(comm, trace, job.trace, first, apart)
     node.Free()
     comm.Free()
     return results
@@ -109,8 +116,8 @@ def _serve(server: Server, transport: Rma, plan: Plan) -> None:
 
 
 def _work(job: Job, comm: MPI.Comm, roles: Roles, transport: Rma, plan: Plan, index: int, now: int,
-          device: int | None) -> list[Any] | None:
-    worker = make_worker(job, transport, plan, index, now, device)
+          device: int | None, trace: Trace | None) -> list[Any] | None:
+    worker = make_worker(job, transport, plan, index, now, device, trace)
     abort.describe(lambda: f"worker {index}, clock {worker.now}")
     result = encode(job.work(worker), f"result of worker {index}")
     worker._end()
@@ -143,9 +150,9 @@ def _gather(comm: MPI.Comm, roles: Roles, transport: Rma, plan: Plan, index: int
     return [decode(parts[k]) for k in range(len(roles.workers))]
 
 
-def _read(job: Job, transport: Rma, plan: Plan, index: int) -> None:
+def _read(job: Job, transport: Rma, plan: Plan, index: int, trace: Trace | None) -> None:
     assert job.read is not None
-    link = Link(transport, plan, plan.workers + index, 0, job.timeout)
+    link = Link(transport, plan, plan.workers + index, 0, job.timeout, trace=trace)
     job.read(Reader(link))
     link.tell_all(END, 1)
 

@@ -12,6 +12,8 @@ never used for two pushes, also where the first of them failed.
 
 from __future__ import annotations
 
+import time
+
 from mpips.layout import in_parts
 from mpips.server.cohorts import Cohort, Push
 from mpips.server.folding import Job, compute
@@ -57,9 +59,11 @@ class Ahead:
             for i, span in enumerate(job.todo):
                 if self._arrived(span, job.pushes):
                     self._transport.sync()
+                    begin = time.perf_counter()
                     del job.todo[i]
                     compute(self._transport, self._plan, self._store, job, span)
                     job.ready.add(span.lo)
+                    self._store.note("fold ahead", begin, job.clock, span)
                     return True
                 if i == WINDOW:
                     break

@@ -11,6 +11,7 @@ lets them run.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 
 from mpips.server.mailboxes import Mailboxes
@@ -89,9 +90,11 @@ class Cuts:
         if self._saver is None:
             return False
         if self._writing is not None:
+            begin = time.perf_counter()
             if next(self._writing, self) is self:
                 self._writing = None
                 self._shard_saved()
+            self._trace(begin, max(self._last), "shard")
             return True
         if self._publish_step():
             return True
@@ -137,6 +140,10 @@ class Cuts:
             t.store(0, self._plan.words.peer(self._store.index) + SHARD_SAVED, self._taken)
             t.flush(0)
 
+    def _trace(self, begin: float, clock: int, what: str) -> None:
+        if self._store.trace is not None:
+            self._store.trace.add("checkpoint", begin, clock=clock, what=what)
+
     def _publish_step(self) -> bool:
         """On server 0: publish the oldest cut once all its shards are on disk."""
         if not self._publishing:
@@ -150,7 +157,10 @@ class Cuts:
             t.sync()
             assert self._saver is not None
             self._publisher = self._saver.publish(cut, self._plan.servers, self._store.tables(cut.clock))
-        if next(self._publisher, self) is not self:
+        begin = time.perf_counter()
+        more = next(self._publisher, self) is not self
+        self._trace(begin, cut.clock, "publish")
+        if more:
             return True
         self._publisher = None
         self._publishing.pop(0)

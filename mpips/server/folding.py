@@ -9,6 +9,7 @@ A span is a stretch of blocks that go through this together: one large block, or
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -36,7 +37,7 @@ class Job:
 
 def fold_span(transport: Transport, plan: Plan, store: Store, job: Job) -> int:
     """Fold the next span of `job` and publish it; return its bytes."""
-    span = job.todo.pop()
+    span, begin = job.todo.pop(), time.perf_counter()
     done = span.lo in job.ready
     if not done:
         compute(transport, plan, store, job, span)
@@ -45,6 +46,7 @@ def fold_span(transport: Transport, plan: Plan, store: Store, job: Job) -> int:
     transport.sync()
     store.mark(span, VERSION, version)
     transport.sync()
+    store.note("publish" if done else "fold", begin, job.clock, span)
     return 0 if done else span.nbytes
 
 

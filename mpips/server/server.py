@@ -13,6 +13,7 @@ from mpips.server.folding import Job, acknowledge, fold_span, raise_floors
 from mpips.server.mailboxes import Mailboxes
 from mpips.server.saving import Restored, Saver
 from mpips.server.store import Store
+from mpips.trace import Trace
 from mpips.transport.base import Transport
 from mpips.transport.plan import Plan
 from mpips.transport.words import BARRIER, BARRIER_FLOOR, DONE, END, HELD, HOLD, NEVER
@@ -28,15 +29,17 @@ class Server:
         engine: what folds, see `mpips.optim.Fold`; with so many threads.
         clocks: clock at which each worker starts.
         saver: writes checkpoints, or None; `every` is in clocks.
+        trace: takes the spans of folds and checkpoints, or None.
     """
 
     def __init__(self, transport: Transport, plan: Plan, index: int, *, seed: int = 0, engine: str = "auto", threads: int = 1,
                  clocks: Sequence[int] = (), saver: Saver | None = None, every: int | None = None, at_end: bool = False,
-                 restored: Restored | None = None) -> None:
+                 restored: Restored | None = None, trace: Trace | None = None) -> None:
         self.index = index
         self._transport = transport
         self._plan = plan
-        self._store = Store(transport, plan, index, seed=seed, engine=engine, threads=threads, restored=restored)
+        self._store = Store(transport, plan, index, seed=seed, engine=engine, threads=threads, restored=restored,
+                            trace=trace)
         self._mail = Mailboxes(transport, plan, index, clocks if len(clocks) else [0] * plan.workers)
         self._cuts = Cuts(transport, plan, self._store, self._mail, saver, every=every, at_end=at_end)
         self._catalogue = Catalogue(transport, plan, index)

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from mpips import layout
-from mpips.layout import Block, align
+from mpips.layout import Block, align, in_parts
 from mpips.optim import Fold
 from mpips.optim.team import Team
 from mpips.server.saving import Array, Piece, Restored
 from mpips.table import Dense
+from mpips.trace import Trace
 from mpips.transport.base import Transport
 from mpips.transport.plan import Plan
 from mpips.transport.words import BEGIN, BLOCK_WORDS, NEVER, TICK0, TICK1, VERSION
@@ -49,6 +50,7 @@ class Store:
 
     Args:
         engine: what folds, see `mpips.optim.Fold`; with so many threads.
+        trace: of this rank, if it is traced; whoever folds or saves adds to it.
 
     Attributes:
         spans: by slot, the span of this block alone.
@@ -56,7 +58,7 @@ class Store:
     """
 
     def __init__(self, transport: Transport, plan: Plan, index: int, *, seed: int, engine: str = "auto", threads: int = 1,
-                 restored: Restored | None = None) -> None:
+                 restored: Restored | None = None, trace: Trace | None = None) -> None:
         memory = transport.mapped(index)
         assert memory is not None, "a server has its own window mapped"
         memory[: plan.maps[index].copy(0)] = 0  # windows of one process come from malloc (Open MPI): not zero
@@ -65,6 +67,7 @@ class Store:
         self._plan = plan
         self._map = plan.maps[index]
         self.index = index
+        self.trace = trace
         self.seed = seed
         self._engine, self._team = engine, Team(threads)
         self.floors = np.zeros(plan.words.tables, np.int64)
@@ -73,6 +76,7 @@ class Store:
         self.folds: dict[str, Fold] = {}  # by what makes tables fold alike
         self.blocks: list[list[Block]] = []  # by table, those of this server
         self.spans: list[Span] = []
+        self._by_slot: list[Block] = []
         self.since: list[int] = []  # by table, the clock in which it was created, see `catalogue`; -1 at start
         self._views: dict[tuple[int, int], Array] = {}  # by place in the window: a fold asks for the same ones again and again
         self.add(range(len(plan.layout.tables)), restored)
@@ -97,6 +101,7 @@ class Store:
             table = self.table(block.table)
             start, stop = block.offset, block.offset + (block.stop - block.start) * table.np_dtype.itemsize
             self.spans.append(Span(block.slot, block.slot + 1, start, stop, fold, table.np_dtype, slots, first))
+            self._by_slot.append(block)
             self._fill(block, self.spans[-1], restored)
         clock = max(restored.clocks, default=0) if restored else 0
         for number in numbers:
@@ -126,15 +131,24 @@ class Store:
     def joined(self, tables: Sequence[int]) -> list[Span]:
         """Return the spans of tables with a common history, as few as possible."""
         out: list[Span] = []
+        apart = {table for table in tables if in_parts(self.table(table))}  # blocks of these may be folded ahead, one by one
         for slot in sorted(block.slot for table in tables for block in self.blocks[table]):
             span, last = self.spans[slot], out[-1] if out else None
             if (last is not None and last.hi == slot and last.fold is span.fold and last.slots is span.slots
+                    and not {self._by_slot[slot].table, self._by_slot[last.lo].table} & apart
                     and last.first + (span.start - last.start) // span.dtype.itemsize == span.first
                     and span.stop - last.start <= layout.BLOCK and self.version(slot) == self.version(last.lo)):
                 out[-1] = Span(last.lo, span.hi, last.start, span.stop, span.fold, span.dtype, span.slots, last.first)
             else:
                 out.append(span)
         return out
+
+    def note(self, name: str, begin: float, clock: int, span: Span) -> None:
+        """Add work on a span to the trace, if there is one."""
+        if self.trace is not None:
+            first, last = self._by_slot[span.lo], self._by_slot[span.hi - 1]
+            names = self.table(first.table).name + (f" to {self.table(last.table).name}" if last.table != first.table else "")
+            self.trace.add(name, begin, clock=clock, what=names, block=first.index if span.hi - span.lo == 1 else -1)
 
     def version(self, slot: int) -> int:
         """Published version of a block."""

@@ -75,6 +75,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         checkpoint: see `Checkpoint`.
         log: directory of `metrics.jsonl` and of the ranks' log files; None is `log` in the checkpoint's directory,
             or no files at all.
+        trace: file that shows what every rank did when, see `mpips.trace`.
         seed: of the initial values and of the order of the samples.
         device: "auto", "cpu" or "gpu".
         timeout: seconds after which any wait says who waits for whom and ends the job.
@@ -98,6 +99,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     nonfinite: Literal["raise", "skip"] = "raise"
     checkpoint: Checkpoint | None = None
     log: str | None = None
+    trace: str | None = None
     seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 0
     device: Literal["auto", "cpu", "gpu"] = "auto"
     timeout: Annotated[float, Meta(gt=0)] = 300.0

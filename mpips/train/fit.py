@@ -87,6 +87,7 @@ def fit(config: Config | Mapping[str, Any] | str | os.PathLike[str] | None = Non
         lambda ps: work(training, ps), training.tables, servers=given.server_ranks, readers=given.readers,
         read=(lambda ps: read(training, ps)) if given.readers else None,
         checkpoint=training.checkpoint, seed=given.seed, device=given.device, timeout=given.timeout, meta=training.meta,
+        trace=given.trace,
         around=lambda role, index, rank: around(given.log_directory, rank_name(role, index, rank)))
     if results is None:
         return None
@@ -111,9 +112,10 @@ def work(training: Training, ps: Worker) -> dict[str, Any]:
             rows, loss = ps.xp.asarray(order.rows(clock, ps.index)), None
             if len(rows):  # an epoch's last step may leave this worker without samples
                 params = dict(zip(names, ps.pull(names), strict=True))
-                loss, grads = model.loss_and_grads(params, data.x[rows], data.y[rows])
-                if config.clip_norm is not None:
-                    grads, _ = clip_by_norm(grads, config.clip_norm)
+                with ps.span("compute"):
+                    loss, grads = model.loss_and_grads(params, data.x[rows], data.y[rows])
+                    if config.clip_norm is not None:
+                        grads, _ = clip_by_norm(grads, config.clip_norm)
                 ps.push(grads)
             leave.look()
             ps.clock()
@@ -133,7 +135,8 @@ def read(training: Training, ps: Reader) -> None:
         done = ps.done  # asked before the pull: nothing changes after it
         start = time.perf_counter()
         params = dict(zip(training.names, ps.pull(training.names), strict=True))
-        result = score(training.model, params, data.x_test, data.y_test)
+        with ps.span("evaluate"):
+            result = score(training.model, params, data.x_test, data.y_test)
         end = time.perf_counter()
         line = {"time": round(end - begin, 6), **result}
         LOG.info("evaluation %s", line)

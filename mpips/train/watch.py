@@ -67,7 +67,8 @@ class Watch:
         """Score the parameters that this worker pulls now."""
         names = self.training.names
         params = dict(zip(names, self.ps.pull(names), strict=True))
-        self.score = score(self.training.model, params, self.data.x_test, self.data.y_test)
+        with self.ps.span("evaluate"):
+            self.score = score(self.training.model, params, self.data.x_test, self.data.y_test)
 
     def record(self, clock: int) -> None:
         """Write down one interval."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -10,6 +11,7 @@ import numpy as np
 from mpips.errors import UnknownTable
 from mpips.layout import Run, in_parts
 from mpips.table import Dense
+from mpips.trace import Trace
 from mpips.transport.base import Array, Transport, wait
 from mpips.transport.plan import Plan
 from mpips.transport.words import CLOCK, END
@@ -68,6 +70,7 @@ class Link:
     commits: int = 0  # number of the last push that was committed
     tries: int = 0  # number of the last push that was begun
     holds: int = 0  # holds asked for
+    trace: Trace | None = None  # of this rank, if it is traced
     boundary: Callable[[], None] = lambda: None  # called by verbs at the beginning of a clock; see Clocks
     hurry: Callable[[int], None] = lambda clock: None  # called while the others must come to a clock; see Clocks
     stats: dict[str, float] = field(default_factory=lambda: dict.fromkeys(
@@ -117,7 +120,10 @@ class Link:
 
     def wait(self, until: Callable[[], bool], what: str, who: Callable[[], str]) -> None:
         """Wait with this client's limit, and count the time."""
-        self.stats["wait_seconds"] += wait(self.transport, until, f"{self.name}, clock {self.now}: {what}", who, self.limit)
+        seconds = wait(self.transport, until, f"{self.name}, clock {self.now}: {what}", who, self.limit)
+        self.stats["wait_seconds"] += seconds
+        if self.trace is not None and seconds:
+            self.trace.add("wait", time.perf_counter() - seconds, clock=self.now, what=what)
 
     def all_flush(self) -> None:
         """Complete everything on every server."""

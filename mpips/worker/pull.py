@@ -55,6 +55,8 @@ class Pull:
         stats["pulls"] += len(self._states)
         stats["pull_bytes"] += sum([state.table.nbytes for state in self._states])
         stats["pull_seconds"] += time.perf_counter() - begin
+        if self._link.trace is not None:
+            self._link.trace.add("pull", begin, clock=self.now, what=", ".join(s.table.name for s in self._states))
         self.done = True
         return True
 

@@ -111,6 +111,8 @@ class Push:
         link.stats["push_bytes"] += sum([state.table.nbytes for state, void in zip(self._states, voids, strict=True) if not void])
         link.stats["pushes"] += len(voids)
         link.stats["push_seconds"] += time.perf_counter() - begin
+        if link.trace is not None:
+            link.trace.add("push", begin, clock=self.clock, what=", ".join(s.table.name for s in self._states))
         if any(voids):
             link.stats["skipped"] += sum(voids)
             link.tell_all(VOIDS, int(link.stats["skipped"]))

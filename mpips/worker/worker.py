@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, overload
 
 import numpy as np
@@ -22,6 +23,7 @@ import numpy as np
 from mpips.errors import UsageError
 from mpips.server.catalogue import decode, encode, table_of
 from mpips.table import Dense
+from mpips.trace import span
 from mpips.transport.base import Array
 from mpips.transport.words import CATALOGUE, CATALOGUE_BYTES, CLOCK, CREATE, CREATE_DONE, CREATED, DONE, END, SPOOL
 from mpips.worker.clocks import Clocks
@@ -112,6 +114,14 @@ class Client:
         state = self._state(table)
         self._link.boundary()
         return View(self._link, state)
+
+    def span(self, name: str) -> AbstractContextManager[None]:
+        """Return a context that is shown under this name in the trace, if `run` was asked for one.
+
+        >>> with ps.span("compute"):                                                  # doctest: +SKIP
+        ...     gradient = 2 * x.T @ (x @ w - y) / len(y)
+        """
+        return span(self._link.trace, name)
 
     def _target(self, state: TableState, out: Any) -> tuple[Array, Any]:
         """Return the flat host array to read into, and the array to deliver."""

@@ -60,8 +60,10 @@ def play(seed: int, staleness: tuple[int | None, ...], servers: int, optimizer: 
 
 
 @pytest.mark.parametrize("staleness", [(0,), (None,), (0, 1, None)])
-@pytest.mark.parametrize("servers", [1, 2])
-def test_every_table_gets_all_of_its_pushes(staleness: tuple[int | None, ...], servers: int) -> None:
+@pytest.mark.parametrize(("servers", "block"), [(1, 64), (1, 128), (1, 256), (2, 64), (2, 128)])
+def test_every_table_gets_all_of_its_pushes(staleness: tuple[int | None, ...], servers: int, block: int,
+                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layout, "BLOCK", block)
     for seed in range(12):
         results = play(seed, staleness, servers, optim.Add())
         pieces = [piece for s in range(servers) for piece in results[f"server {s}"]]
