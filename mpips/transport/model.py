@@ -77,6 +77,7 @@ class World:
             self._theirs.append([slice(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if a < b])
             halves = [m.mailbox(k, half) for k in range(self.plan.workers) for half in (0, 1)]
             self._theirs[-1] += [slice(at, at + m.nbytes) for at in halves if m.nbytes]
+        self._news = [False] * len(self.public)  # whether anything has landed in a window since its last sync
         self._paces: list[int] = []
         self._change = self.random.choice(CHANGE)
 
@@ -141,8 +142,10 @@ class World:
         """Bring a window's two copies together."""
         for part in self._mine[server]:
             self._pass(server, part, True)
-        for part in self._theirs[server]:
-            self._pass(server, part, False)
+        if self._news[server]:
+            for part in self._theirs[server]:
+                self._pass(server, part, False)
+            self._news[server] = False
 
     def _settle(self) -> None:
         """Everything that is still under way becomes visible."""
@@ -158,10 +161,11 @@ class World:
             copy.target[:] = copy.source
         else:
             self.copy(copy.source, copy.target)
+            self._news[copy.server] = True
 
     def copy(self, source: Array, target: Array) -> None:
         """Change memory."""
-        if source.tobytes() != target.tobytes():
+        if not np.array_equal(source, target):
             target[:] = source
             self.version += 1
 

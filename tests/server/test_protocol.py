@@ -70,6 +70,31 @@ def test_readers_that_never_pause_find_no_torn_block() -> None:
         _torn(seed)
 
 
+def test_ten_million_floats_are_never_torn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks as large as in life, read without pause while they are folded; `tests/jobs/test_torture.py` does it on MPI."""
+    monkeypatch.undo()
+    size, reads = 10_000_000, 0
+    cells = layout.grid(size, 4)
+
+    def work(ps: Worker) -> None:
+        for _ in range(2):
+            ps.push("w", np.ones(size, np.float32))
+            ps.clock()
+
+    def read(ps: Reader) -> None:
+        nonlocal reads
+        values, done = np.empty(size, np.float32), False
+        while not done:
+            done = ps.done
+            ps.pull("w", out=values)
+            assert all(values[a] == values[b - 1] and values[a:b].min() == values[a:b].max() for a, b in cells), "a torn block"
+            reads += 1
+        assert values.min() == values.max() == 2.0, "what is read when all is done is final"
+
+    build([Dense("w", (size,), optim.Add(), staleness=None)], work, workers=1, readers=1, read=read, seed=4).run()
+    assert reads >= 3
+
+
 @pytest.mark.parametrize("mistake", broken.ALL, ids=lambda f: f.__name__)
 def test_a_broken_protocol_is_caught(mistake: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
     mistake(monkeypatch)
