@@ -7,7 +7,7 @@ one complete event ("ph": "X") for each span. Times are microseconds on one cloc
 |------------|----------|-------------------------------------------------------------------------------------------------|
 | pull       | client   | reading the tables, once they are new enough                                                    |
 | wait       | client   | any wait for servers or other workers; it may lie inside a pull                                 |
-| push       | worker   | writing the gradients, up to the commit                                                         |
+| push       | worker   | writing the gradients, up to the commit; in `mpips.fit` it may lie inside compute               |
 | compute    | worker   | in `mpips.fit`: loss and gradients                                                              |
 | evaluate   | client   | in `mpips.fit`: the held-out samples                                                            |
 | fold       | server   | blocks of one update, published at its end                                                      |

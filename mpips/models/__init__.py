@@ -16,13 +16,13 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 from mpips.errors import UsageError
-from mpips.models.base import TASKS, Model, NetModel
+from mpips.models.base import TASKS, Layered, Model, NetModel
 from mpips.models.linear import Linear
 from mpips.models.mlp import MLP
 
 MODELS: dict[str, type[NetModel]] = {"linear": Linear, "mlp": MLP}
 
-__all__ = ["MLP", "MODELS", "TASKS", "Linear", "Model", "NetModel", "make"]
+__all__ = ["MLP", "MODELS", "TASKS", "Layered", "Linear", "Model", "NetModel", "make"]
 
 
 def make(name: str, **options: Any) -> NetModel:

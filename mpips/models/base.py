@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from math import prod
@@ -44,6 +45,14 @@ class Model(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """Return JSON values; for a model of this package `make(**model.describe())` is the same model again."""
+
+
+@runtime_checkable
+class Layered(Model, Protocol):
+    """A model that gives gradients away while it goes on to others; `mpips.fit` pushes them meanwhile."""
+
+    def loss_and_grads_by_layer(self, params: Params, x: Array, y: Array, done: Callable[[Grads], None]) -> float:
+        """Return the loss; give each gradient that `loss_and_grads` would return to one call of `done`, early."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +109,10 @@ class NetModel:
     def loss_and_grads(self, params: Params, x: Array, y: Array) -> tuple[float, Grads]:
         """See `Model` and `mpips.nn.Sequential.loss_and_grads`."""
         return self.net.loss_and_grads(params, x, y)
+
+    def loss_and_grads_by_layer(self, params: Params, x: Array, y: Array, done: Callable[[Grads], None]) -> float:
+        """See `Layered`."""
+        return self.net.loss_and_grads(params, x, y, done)[0]
 
     def predict(self, params: Params, x: Array) -> Array:
         """See `Model`."""

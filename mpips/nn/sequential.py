@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,9 +70,12 @@ class Sequential:
             caches.append(cache)
         return x, caches
 
-    def backward(self, params: Params, cache: list[Any], dy: Array, *,
-                 need_dx: bool = True) -> tuple[Array | None, Grads]:
-        """Return dx and the gradients of all parameters; without `need_dx` it ends at the first layer that has any."""
+    def backward(self, params: Params, cache: list[Any], dy: Array, *, need_dx: bool = True,
+                 done: Callable[[Grads], None] | None = None) -> tuple[Array | None, Grads]:
+        """Return dx and the gradients of all parameters; without `need_dx` it ends at the first layer that has any.
+
+        `done` is called with each layer's gradients as soon as they are computed, the last layer's first.
+        """
         split = self._split(params)
         last = 0 if need_dx else next((k for k, own in enumerate(split) if own), len(split))
         grads: Grads = {}
@@ -80,7 +83,10 @@ class Sequential:
         for k in range(len(split) - 1, last - 1, -1):
             name, layer = self.layers[k]
             d, inner = layer.backward(split[k], cache[k], d, need_dx=need_dx or k > last)
-            grads |= {f"{name}.{key}": g for key, g in inner.items()}
+            found = {f"{name}.{key}": g for key, g in inner.items()}
+            grads |= found
+            if done and found:
+                done(found)
         return (d if need_dx else None), {name: grads[name] for name in params if name in grads}
 
     # As a model.
@@ -91,13 +97,15 @@ class Sequential:
         return [Table(name, param.shape, optimizer, param.init, staleness, dtype, combine, nonfinite, master)
                 for name, param in self._need().items()]
 
-    def loss_and_grads(self, params: Params, x: Array, y: Array) -> tuple[float, Grads]:
+    def loss_and_grads(self, params: Params, x: Array, y: Array,
+                       done: Callable[[Grads], None] | None = None) -> tuple[float, Grads]:
         """Return the loss of a batch and its gradient by every parameter, in the parameter's dtype.
 
         Args:
             params: by name, as pulled; other names are left alone.
             x: (n, *input_shape), any real dtype; n may be 0.
             y: targets, as the loss takes them.
+            done: called with each layer's gradients as soon as they are computed, the last layer's first.
 
         Raises:
             UsageError: a parameter is missing or of a wrong shape (it is named), `x` or `y` does not fit, or host and
@@ -106,10 +114,16 @@ class Sequential:
         own, ready, x = self._ready(params, x)
         out, caches = self.forward(ready, x)
         value, cache = self.loss.forward(out, y)
-        _, grads = self.backward(ready, caches, self.loss.backward(cache), need_dx=False)
-        xp = namespace(x)
-        grads = {name: xp.astype(g, own[name].dtype, copy=False) for name, g in grads.items()}
-        return float(value), grads  # last, for on a device it waits
+        xp, grads = namespace(x), {}
+
+        def take(some: Grads) -> None:
+            some = {name: xp.astype(g, own[name].dtype, copy=False) for name, g in some.items()}
+            grads.update(some)
+            if done:
+                done(some)
+
+        self.backward(ready, caches, self.loss.backward(cache), need_dx=False, done=take)
+        return float(value), {name: grads[name] for name in own if name in grads}  # last, for on a device it waits
 
     def predict(self, params: Params, x: Array) -> Array:
         """Return the output for a batch: logits of a classifier, values of a regression."""

@@ -16,8 +16,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mpips.errors import UsageError
+from mpips.models import Layered
+from mpips.nn.layer import Grads
 from mpips.optim import clip_by_norm
 from mpips.train.config import Config, load, parse
+from mpips.train.early import Early
 from mpips.train.evaluate import score
 from mpips.train.leave import Leave, told_to_leave
 from mpips.train.metrics import Metrics, rank_log
@@ -106,17 +109,23 @@ def work(training: Training, ps: Worker) -> dict[str, Any]:
     config, model, names = training.config, training.model, training.names
     data, order = training.data(ps.xp), training.order(ps.workers)
     total = config.epochs * order.steps
+    early = Early(ps)
+    layered = model if config.clip_norm is None and isinstance(model, Layered) else None  # a norm takes all gradients together
     with watch(training, ps, data, total) as seen, told_to_leave() as told:
         leave = Leave(ps, training.checkpoint is not None, told)
         for clock in range(ps.now, total):
             rows, loss = ps.xp.asarray(order.rows(clock, ps.index)), None
             if len(rows):  # an epoch's last step may leave this worker without samples
                 params = dict(zip(names, ps.pull(names), strict=True))
+                grads: Grads = {}
                 with ps.span("compute"):
-                    loss, grads = model.loss_and_grads(params, data.x[rows], data.y[rows])
+                    if layered is not None:
+                        loss = layered.loss_and_grads_by_layer(params, data.x[rows], data.y[rows], early.take)
+                    else:
+                        loss, grads = model.loss_and_grads(params, data.x[rows], data.y[rows])
                     if config.clip_norm is not None:
                         grads, _ = clip_by_norm(grads, config.clip_norm)
-                ps.push(grads)
+                early.end(grads)
             leave.look()
             ps.clock()
             seen.step(clock + 1, loss)

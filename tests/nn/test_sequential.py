@@ -42,6 +42,16 @@ def test_loss_and_gradients_are_those_of_plain_numpy(lib, dtype):
         np.testing.assert_allclose(lib.get(g), expected[name], rtol=1e-4 if dtype == "float32" else 1e-10, atol=1e-6)
 
 
+def test_gradients_are_given_away_layer_by_layer(lib, dtype):
+    params, x, y = draw(NET)
+    given = []
+    loss, grads = NET.loss_and_grads(lib.many(params, dtype), lib.put(x, dtype), lib.put(y), given.append)
+    assert [list(some) for some in given] == [["out.w", "out.b"], ["1.w", "1.b"]]
+    assert all(some[name] is grads[name] for some in given for name in some)
+    assert list(grads) == list(params)
+    assert loss == NET.loss_and_grads(lib.many(params, dtype), lib.put(x, dtype), lib.put(y))[0]
+
+
 def test_predict_is_the_forward_pass(lib, dtype):
     params, x, _ = draw(NET)
     out = lib.get(NET.predict(lib.many(params, dtype), lib.put(x, dtype)))
