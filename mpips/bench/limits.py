@@ -9,10 +9,15 @@
 | get    | raw `Get` and `Flush`                                                                                 |
 | update | the fused update of `mpips.optim.Fold` on resident arrays, block by block as a server does it           |
 | update of W | the same with the gradients of all W workers                                                     |
+| update threads | the same with a thread for each core (at least 2)                                              |
+| copy beside, update beside | both at the same time, on a worker and on the server, each on arrays of its own: they share |
+|        | the machine's memory, so this is what overlapping a push's copy with its fold can reach               |
 """
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterable
 
 import numpy as np
@@ -20,7 +25,10 @@ import numpy as np
 from mpips.bench.crew import LR, Case, Crew, Samples, gradient, steps, timed
 from mpips.layout import BLOCK
 from mpips.optim import Fold, make
+from mpips.optim.team import Team
 from mpips.table import Dense
+
+BESIDE = 0.3  # seconds
 
 
 def copies(crew: Crew, size: int) -> Samples:
@@ -72,14 +80,36 @@ def updates(crew: Crew, size: int, optimizers: Iterable[str]) -> Samples:
             found[Case("update", size, name)] = _update(size, name, 1)
             if crew.workers > 1:
                 found[Case("update of W", size, name)] = _update(size, name, crew.workers)
+            found[Case("update threads", size, name)] = _update(size, name, 1, Team(max(2, os.cpu_count() or 1)))
         return found
 
     return crew.alone(0, measured)
 
 
-def _update(size: int, name: str, count: int) -> list[float]:
+def beside(crew: Crew, size: int) -> Samples:
+    """Time copies on worker 0 and updates on rank 0 while both go on."""
+    one, two = (gradient(size), np.zeros(size, np.float32)) if crew.leads else (None, None)
+    crew.meet()
+    if crew.leads and one is not None and two is not None:
+        end = time.perf_counter() + BESIDE
+        copies = timed(lambda: np.copyto(two, one), steps(size))
+        while time.perf_counter() < end:
+            copies += timed(lambda: np.copyto(two, one), steps(size), 0)
+        found = {Case("copy beside", size): copies}
+    elif crew.comm.rank == 0:
+        end, updates = time.perf_counter() + BESIDE, _update(size, "sgd", 1)
+        while time.perf_counter() < end:
+            updates += _update(size, "sgd", 1)
+        found = {Case("update beside", size, "sgd"): updates}
+    else:
+        found = {}
+    crew.meet()
+    return found
+
+
+def _update(size: int, name: str, count: int, team: Team | None = None) -> list[float]:
     optimizer = make(name, lr=LR)
-    fold = Fold(optimizer, Dense("w", (size,), optimizer=optimizer))
+    fold = Fold(optimizer, Dense("w", (size,), optimizer=optimizer), team=team)
     old, new = np.zeros(size, np.float32), np.zeros(size, np.float32)
     slots = [np.zeros(size, np.float32) for _ in fold.names]
     gradients = [gradient(size) for _ in range(count)]

@@ -30,6 +30,7 @@ UNITS = {  # what is not seconds
 # What cannot take less time than what; names joined by "+" follow each other, by "|" go on at the same time.
 LIMITS = {
     "put": "copy", "get": "copy", "pull": "copy", "pull fresh": "copy", "bytes": "", "update": "bytes", "update of W": "bytes",
+    "update threads": "update", "copy beside": "copy", "update beside": "update",
     "push": "copy | update", "push in place": "update", "round in place": "update",
     "round": "copy | update + copy", "round of tables": "copy | update + copy",
     "two-sided": "copy | update + copy", "allreduce": "copy | update + copy", "gloo": "copy | update + copy",
@@ -68,7 +69,7 @@ def limit_of(case: Case, medians: Mapping[Case, float], workers: int) -> tuple[s
     ('copy', 2.0)
     """
     text = LIMITS.get(case.what, "")
-    whole = workers > 1 and case.staleness in ("0", "") and case.what != "update"
+    whole = workers > 1 and case.staleness in ("0", "") and not case.what.startswith("update")
     optimizer = case.optimizer or "sgd"
 
     def seconds(name: str) -> float | None:

@@ -115,7 +115,7 @@ def _pieces(options: Options, size: int, gloo: rivals.Gloo | None) -> list[Piece
     out: list[Piece] = []
     many = OPTIMIZERS if "optimizers" in groups else ()
     if "limits" in groups:
-        out += [limits.copies, limits.raw, lambda crew, n: limits.updates(crew, n, ("sgd", *many))]
+        out += [limits.copies, limits.raw, lambda crew, n: limits.updates(crew, n, ("sgd", *many)), limits.beside]
     if "rivals" in groups:
         out += [rivals.two_sided, rivals.allreduce]
         if gloo and not gloo.missing:
