@@ -1,12 +1,12 @@
 """One fold: combine the gradients of a block, run the rule, round to the table's dtype.
 
-Everything happens slice by slice, so that memory is read and written once and all between stays in cache. The rule runs
-as a `program` (engine "numpy") or as a `compiled` loop (engine "numba"); what stands around it is NumPy's in both.
+Memory is read and written once: either a `compiled` loop does all of it element by element (engine "numba"), or everything happens
+slice by slice and stays in cache (engine "numpy", two-byte tables, the gradients of many workers).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from mpips.errors import UsageError
 from mpips.optim.base import Optimizer
 from mpips.optim.combine import combine
-from mpips.optim.compiled import compiled
+from mpips.optim.compiled import Loop, compiled
 from mpips.optim.program import trace
 from mpips.optim.team import Team
 from mpips.table import Dense, Rule
@@ -24,6 +24,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 ENGINES = ("auto", "numpy", "numba")
 SLICE = 256 << 10  # bytes of one array; measured: half of it is slower by the calls, twice it gains nothing
 LARGE = 1 << 18  # elements from which importing numba pays
+TOGETHER = 4  # gradients that one compiled loop adds up; each number is compiled for itself
 
 
 class Fold:
@@ -35,6 +36,7 @@ class Fold:
         engine: "numpy", "numba", or "auto": numba if it can be imported and there are `LARGE` elements.
         team: threads that fold parts of a block at the same time; None for the caller's alone.
         elements: of all tables that are folded by this; the table's own by default.
+        workers: whose gradients will come together, if nobody is missing.
 
     Raises UsageError for an unknown engine, "numba" where it cannot be imported, or an optimizer of another kind.
 
@@ -50,7 +52,7 @@ class Fold:
     engine: str  # what runs the rule: "numpy" or "numba"
 
     def __init__(self, optimizer: Rule, table: Dense, engine: str = "auto", *, team: Team | None = None,
-                 elements: int | None = None) -> None:
+                 elements: int | None = None, workers: int = 1) -> None:
         if engine not in ENGINES:
             raise UsageError(f"fold engine {engine!r} is not one of {', '.join(ENGINES)}")
         if not isinstance(optimizer, Optimizer):
@@ -64,17 +66,20 @@ class Fold:
         self.names = (("master",) if self.master else ()) + tuple(optimizer.slots)
         slots, scalars = len(optimizer.slots), len(optimizer.scalars(1, optimizer.rate(0)))
         program = trace(optimizer.rule, slots, scalars)
-        self._rule: Callable[..., None] = program
-        self._scratch = program.scratch
+        self._program = program
+        self._loop: Loop | None = None
+        self._decays = bool(optimizer.weight_decay) and not optimizer.decoupled
         self.engine = "numpy"
         if engine == "numba" or (engine == "auto" and (table.size if elements is None else elements) >= LARGE):
+            change = (table.combine == "mean", optimizer.clip is not None, self._decays) if not self.half else (False, False, False)
+            counts = {1, workers if workers <= TOGETHER and table.staleness == 0 and not self.half else 1}
             try:
-                self._rule = compiled(optimizer.rule, slots, scalars, self.dtype)
+                self._loop = compiled(optimizer.rule, slots, scalars, self.dtype, change, sorted(counts))
             except ImportError as error:  # not installed, or not for this NumPy
                 if engine == "numba":
                     raise UsageError(f"fold engine 'numba': {error}; pip install 'mpips[fast]'") from error
             else:
-                self.engine, self._scratch = "numba", 0
+                self.engine, self._change = "numba", change
 
     def new_slots(self, value: Array) -> dict[str, Array]:
         """Return new slots, in the compute dtype, of a block that starts from `value`, (n,), in that or the table's."""
@@ -99,16 +104,21 @@ class Fold:
         change = (
             kind(scale) if scale != 1 else None,
             kind(rule.clip) if rule.clip is not None else None,
-            kind(rule.weight_decay) if rule.weight_decay and not rule.decoupled else None,
+            kind(rule.weight_decay) if self._decays else None,
         )
-        self._team.share(w_old.size, lambda lo, hi: self._part(w_old, w_new, slots, grads, scalars, change, lo, hi))
+        loop = self._loop
+        if loop is not None and not self.half and 1 <= len(grads) <= TOGETHER and (change[0] is None or self._change[0]):
+            more = [kind(1) if c is None else c for c in change]
+            self._team.share(w_old.size, lambda lo, hi: loop(
+                w_old[lo:hi], [g[lo:hi] for g in grads], [s[lo:hi] for s in slots], scalars, w_new[lo:hi], more))
+        else:
+            self._team.share(w_old.size, lambda lo, hi: self._part(w_old, w_new, slots, grads, scalars, change, lo, hi))
 
     def _part(self, w_old: Array, w_new: Array, slots: Sequence[Array], grads: Sequence[Array], scalars: Sequence[Any],
               change: tuple[Any, Any, Any], start: int, stop: int) -> None:
-        """Fold elements `start:stop`."""
-        whole = self.engine == "numba" and len(grads) == 1 and not self.half and change == (None, None, None)
-        stride = stop - start if whole else min(stop - start, SLICE // self.dtype.itemsize)  # the loop alone needs no slices
-        total, spare, old, new, *scratch = np.empty((4 + self._scratch, 0 if whole else stride), self.dtype)
+        """Fold elements `start:stop` slice by slice."""
+        stride = min(stop - start, SLICE // self.dtype.itemsize)
+        total, spare, old, new, *scratch = np.empty((4 + self._program.scratch, stride), self.dtype)
         with np.errstate(all="ignore"):  # an infinity is the worker's to report, and a compiled loop would not warn
             for lo in range(start, stop, stride or 1):
                 at = slice(lo, min(lo + stride, stop))
@@ -120,7 +130,10 @@ class Fold:
                     if not self.master:
                         np.copyto(w, w_old[at])
                 g = combine([g[at] for g in grads], w, *change, total[here], spare[here])
-                self._rule(w, g, mine, scalars, out, [s[here] for s in scratch])
+                if self._loop is not None and self._change == (False, False, False):
+                    self._loop(w, [g], mine, scalars, out)
+                else:
+                    self._program(w, g, mine, scalars, out, [s[here] for s in scratch])
                 if self.half:
                     np.copyto(w_new[at], out, casting="same_kind")  # rounds to nearest, ties to even
                 if self.master:

@@ -85,14 +85,16 @@ class Store:
         """Create the blocks of tables, which the plan holds already, and publish their first values as version 0."""
         found: list[tuple[Block, Fold]] = []
         tables = self._plan.layout.tables
-        kinds = {n: repr((tables[n].optimizer.describe(), tables[n].dtype, tables[n].master)) for n in numbers}
+        kinds = {n: repr((t.optimizer.describe(), t.dtype, t.master, t.combine, t.staleness == 0))
+                 for n, t in ((n, tables[n]) for n in numbers)}
         elements = Counter[str]()
         for number, kind in kinds.items():
             elements[kind] += tables[number].size
         for number, kind in kinds.items():
             fold, table = self.folds.get(kind), tables[number]
             if fold is None:
-                fold = self.folds[kind] = Fold(table.optimizer, table, self._engine, team=self._team, elements=elements[kind])
+                fold = self.folds[kind] = Fold(table.optimizer, table, self._engine, team=self._team,
+                                                     elements=elements[kind], workers=self._plan.workers)
             mine = [b for run in self._plan.layout.runs[number] if run.server == self.index for b in run.blocks]
             self.blocks.append(mine)
             self.since.append(since)

@@ -41,7 +41,7 @@ def compare(rule: Optimizer, w: Array, g: Array, slots: list[Array], step: int) 
     mine, theirs = [s.copy() for s in slots], [s.copy() for s in slots]
     with np.errstate(all="ignore"):
         program(w, g, mine, scalars, one, [np.empty_like(w) for _ in range(program.scratch)])
-    loop(w, g, theirs, scalars, two, ())
+    loop(w, [g], theirs, scalars, two)
     for a, b in zip([one, *mine], [two, *theirs], strict=True):
         a, b = (np.where(np.isnan(x), kind(np.nan), x) for x in (a, b))  # one NaN is as good as another
         where = np.flatnonzero(a.view(f"u{a.itemsize}") != b.view(f"u{a.itemsize}"))
@@ -81,7 +81,7 @@ def test_rules_of_one_name_do_not_share_a_cached_loop() -> None:
     first.__qualname__ = second.__qualname__ = "rule"
     out = np.empty(1)
     for rule, want in ((first, 3.0), (second, 1.0)):
-        compiled(rule, 0, 0, out.dtype)(np.array([2.0]), np.array([1.0]), [], [], out, ())
+        compiled(rule, 0, 0, out.dtype)(np.array([2.0]), [np.array([1.0])], [], [], out)
         assert out[0] == want
 
 
@@ -90,5 +90,5 @@ def test_no_place_for_the_cache_is_no_error(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
     out = np.empty(2)
-    compiled(optim.SGD.rule, 0, 1, out.dtype)(np.ones(2), np.ones(2), [], [0.5], out, ())
+    compiled(optim.SGD.rule, 0, 1, out.dtype)(np.ones(2), [np.ones(2)], [], [0.5], out)
     assert out.tolist() == [0.5, 0.5]

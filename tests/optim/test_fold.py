@@ -46,9 +46,9 @@ def naive(rule: Optimizer, w: Array, slots: Sequence[Array], grads: Sequence[Arr
 
 
 def check(rule: Optimizer, dtype: str, engine: str, size: int, grads: int, scale: float = 1.0, master: bool = True,
-          steps: int = 3) -> None:
+          steps: int = 3, combine: str = "sum") -> None:
     """Fold a few times and compare all bits with the naive way."""
-    table = Dense("w", shape=(size,), optimizer=rule, dtype=dtype, master=master)
+    table = Dense("w", shape=(size,), optimizer=rule, dtype=dtype, master=master, combine=combine)
     fold = Fold(rule, table, engine)
     random = np.random.default_rng(size + grads)
     start = random.standard_normal(size)
@@ -93,6 +93,8 @@ def test_every_size_and_number_of_gradients(size: int, grads: int, dtype: str, e
 @pytest.mark.parametrize("scale", [1.0, 0.25, 1 / 3])
 def test_scale_clip_and_decay(options: dict[str, float], scale: float, engine: str) -> None:
     check(optim.SGD(0.1, **options), "float32", engine, LONG, grads=1, scale=scale)
+    for grads in (1, 2, 4, 5):
+        check(optim.Momentum(0.1, **options), "float64", engine, 1001, grads, scale=scale, combine="mean")
     check(optim.Adam(0.1, **options), "bfloat16", engine, 99, grads=3, scale=scale)
 
 
