@@ -1,8 +1,9 @@
 """What has arrived: reads the workers' control words and hands each committed push to the cohort that it changes.
 
 Words are read against the order in which they were written. A worker writes stamps, data, commit, clock, end, each complete before
-the next; so end is read first, then clock, commit, and the stamps last. A clock word that is seen therefore never runs ahead of
-the pushes that belong to it. A SAVE word precedes the clock that it speaks of, so it is read after the clock.
+the next; so end and clock are taken as the scan before has read them, commit as this one does, and the stamps are read last. A
+clock that is taken therefore never runs ahead of the pushes that belong to it. A SAVE word precedes the clock that it speaks of, so
+it is read after the clock.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ class Mailboxes:
         clocks: clocks completed, by worker; `final` once it has ended.
         live: whether it has not ended, by worker.
         cohorts: of all tables; `of` gives each table's.
-        first, rows: each client's words, as read before and after the sync between clock and commit.
+        rows: each client's words as the last scan read them; `clocks` and `live` are those of the scan before.
+        settled: whether the last two scans read the same.
         touched: cohorts that have got a push since the caller last cleared it.
         commits: number of the last committed push, by worker.
         coming: pushes that are still under way, by worker and cohort.
@@ -45,8 +47,9 @@ class Mailboxes:
         self.live = [True] * plan.workers
         self.cohorts: list[Cohort] = []
         self.of: list[Cohort] = []
-        self.first: list[list[int]] = [[0] * WORDS for _ in range(plan.clients)]
+        self._here: list[bool] = []  # by table, whether this server has a block of it
         self.rows: list[list[int]] = [[0] * WORDS for _ in range(plan.clients)]
+        self.settled = True
         self.touched: list[Cohort] = []
 
     def grow(self, floors: Sequence[int]) -> None:
@@ -55,6 +58,7 @@ class Mailboxes:
         new: dict[tuple[bool, bool, bool, int], list[int]] = {}
         for number in range(known, len(layout.tables)):
             table, here = layout.tables[number], any(run.server == self._index for run in layout.runs[number])
+            self._here.append(here)
             kind = table.staleness == 0, table.combine == "mean", here, int(floors[number])
             new.setdefault(kind, []).append(number)
         self.of += [Cohort([], False, False, 0, [])] * (len(layout.tables) - known)
@@ -71,12 +75,11 @@ class Mailboxes:
         """Look at every client's words; return whether anything was new, and whether that was a clock or an end."""
         t, me = self._transport, self._index
         t.sync()
-        first = [t.row(me, at, WORDS) for at in self._at]
-        if first == self.rows == self.first:
-            return False, False
-        t.sync()
         rows = [t.row(me, at, WORDS) for at in self._at]
-        self.first, self.rows = first, rows
+        before, same = self.rows, rows == self.rows
+        if same and self.settled:
+            return False, False
+        self.rows, self.settled = rows, same
         t.sync()
         moved = False
         for worker in range(self._plan.workers):
@@ -87,8 +90,8 @@ class Mailboxes:
                 self.coming[worker] = self._under_way(worker, row[COMING])
             elif self.coming[worker]:
                 self.coming[worker] = {}
-            end = first[worker][END]
-            clock = end - 1 if end else max(first[worker][CLOCK], self.clocks[worker])  # a resumed worker's is 0 at first
+            end = before[worker][END]
+            clock = end - 1 if end else max(before[worker][CLOCK], self.clocks[worker])  # a resumed worker's is 0 at first
             if clock != self.clocks[worker] or self.live[worker] == bool(end):
                 self.clocks[worker], self.live[worker], moved = clock, not end, True
         return True, moved
@@ -115,17 +118,20 @@ class Mailboxes:
         return list(parts.items())
 
     def _stamped(self, worker: int, seen: int, last: int) -> list[tuple[Push, list[int]]]:
-        """Pushes of `worker` whose numbers are beyond `seen`, up to `last`, in order; each with its tables, ascending."""
+        """Pushes of `worker` whose numbers are beyond `seen`, up to `last`, in order; each with its tables, ascending.
+
+        Of a table that has no block here a stamp may stand here, written along with those of its neighbours: it means nothing.
+        """
         tables = len(self.of)
         memory = self._transport.mapped(self._index)
         assert memory is not None
         at = self._plan.words.stamp(worker, 0, 0) * WORD
         stamps = memory[at : at + tables * 4 * WORD].view(np.int64).reshape(-1, 2)  # number, packed; by table and half
         if tables <= FEW:
-            cells = [(n, i, p) for i, (n, p) in enumerate(stamps.tolist()) if seen < n <= last]
+            cells = [(n, i, p) for i, (n, p) in enumerate(stamps.tolist()) if seen < n <= last and self._here[i >> 1]]
         else:
             numbers = stamps[:, 0]
-            found = np.flatnonzero((numbers > seen) & (numbers <= last))
+            found = np.flatnonzero((numbers > seen) & (numbers <= last) & np.repeat(self._here, 2))
             cells = list(zip(numbers[found].tolist(), found.tolist(), stamps[found, 1].tolist(), strict=True))
         parts: dict[tuple[int, int, int], list[int]] = {}
         for number, cell, packed in sorted(cells):

@@ -15,7 +15,7 @@ from __future__ import annotations
 from mpips.server.mailboxes import Mailboxes
 from mpips.transport.base import Transport
 from mpips.transport.plan import Plan
-from mpips.transport.words import CUT, NEED, STOP_CLOCK, STOP_SERIAL, STOPPED, STOPPED_BITS
+from mpips.transport.words import CLOCK, CUT, NEED, STOP_CLOCK, STOP_SERIAL, STOPPED, STOPPED_BITS
 
 
 class Stops:
@@ -84,21 +84,22 @@ class Stops:
         self.serial = max(self.serial, self.taken)
 
     def _stand(self, serial: int) -> bool:
-        """Whether every live worker stands for this cut, in the clock that is its newest."""
+        """Whether every live worker stands for this cut, in the clock that is its newest; also in the words read last, because the
+        clock that is taken may be older than these, and there can be pushes between."""
         mail = self._mail
-        live = [w for w, lives in enumerate(mail.live) if lives]
-        return (all(mail.first[w][STOPPED] >> STOPPED_BITS >= serial for w in live)
-                and self._standing() == [mail.clocks[w] for w in live])
+        rows = [(row, clock) for row, clock, lives in zip(mail.rows, mail.clocks, mail.live, strict=False) if lives]
+        return (all(row[STOPPED] >> STOPPED_BITS >= serial for row, _ in rows)
+                and all(s == row[CLOCK] == clock for s, (row, clock) in zip(self._standing(), rows, strict=True)))
 
     def _standing(self) -> list[int]:
         """Clocks at which the live workers stand, or stood last."""
-        first = self._mail.first
-        return [first[w][STOPPED] & (1 << STOPPED_BITS) - 1 for w, lives in enumerate(self._mail.live) if lives]
+        rows = self._mail.rows
+        return [rows[w][STOPPED] & (1 << STOPPED_BITS) - 1 for w, lives in enumerate(self._mail.live) if lives]
 
     def _raise_clock(self) -> None:
         mail = self._mail
         staleness = [table.staleness for table in self._plan.layout.tables]
-        clock = max([self._clock, *(row[NEED] for row, lives in zip(mail.first, mail.live, strict=False) if lives)])
+        clock = max([self._clock, *(row[NEED] for row, lives in zip(mail.rows, mail.live, strict=False) if lives)])
         for reached, lives in zip(mail.clocks, mail.live, strict=True):
             if 0 in staleness or (lives and any(s is not None for s in staleness)):
                 clock = max(clock, reached)

@@ -25,8 +25,9 @@ How that is feasible:
 What is left out: a server's own control words are visible to all as soon as they are stored, and it sees those of the others at
 once (the "unified" model of MPI 4.1, 12.4; `mpips.transport.model` delays both). A put reads its data when it begins.
 
-How far that reaches (one core): 1 server, 2 workers, 2 blocks, 1 clock of staleness 0 is gone through in 5 s (12 thousand states);
-so are 1 worker and 2 clocks, staleness 0 and None, in 1 s. 2 workers with 2 clocks are not, nor 2 workers with staleness None.
+How far that reaches (one core): 1 server, 2 workers, 2 blocks under BSP (staleness 0) are gone through for 1 clock in 1 s (2
+thousand states) and for 2 clocks in 30 s (57 thousand); so are 1 worker and 2 clocks, staleness 0 and None, in 1 s. 2 workers
+with staleness None are not: a pull that may race with folds reads its words in too many ways, and each way is a place of its own.
 """
 
 from __future__ import annotations

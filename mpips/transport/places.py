@@ -290,7 +290,7 @@ class Endpoint:
         return np.array(self.row(server, word, count), np.int64)
 
     def row(self, server: int, word: int, count: int) -> list[int]:
-        if server == self._server:
+        if server == self._server or count == 1:  # the words of one look may be of different moments, one word is of one
             return list(self._do("load", server, word, count))
         self._do("look", server, word, count)
         return list(self._do("seen", server, word, count))

@@ -168,7 +168,8 @@ class Push:
 
 def half_free(link: Link, states: Sequence[TableState]) -> bool:
     """Whether the mailbox half that each table's next push goes to is free."""
-    free = all(word >= state.halves[state.pushes & 1] for state, word in link.words(link.plan.words.ack(link.index), states))
+    used = [state for state in states if state.halves[state.pushes & 1]]
+    free = all(word >= state.halves[state.pushes & 1] for state, word in link.words(link.plan.words.ack(link.index), used))
     link.transport.sync()
     return free
 

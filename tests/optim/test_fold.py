@@ -162,7 +162,7 @@ def test_slots_start_from_what_the_rule_says() -> None:
 def test_nothing_as_large_as_the_table_is_allocated(engine: str) -> None:
     rule = optim.Adam(0.1, clip=1.0, weight_decay=0.1)
     size = 1 << 21
-    fold = Fold(rule, Dense("w", shape=(size,), optimizer=rule), engine)
+    fold = Fold(rule, Dense("w", shape=(size,), optimizer=rule), engine, workers=2)
     w, new, g = np.ones((3, size), np.float32)
     slots = list(fold.new_slots(w).values())
     tracemalloc.start()

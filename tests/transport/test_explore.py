@@ -51,8 +51,9 @@ def _sum(clocks: range, workers: int) -> float:
     return sum(2.0 ** (8 * w + c) for w in range(workers) for c in clocks)
 
 
-def test_every_interleaving_of_two_workers_and_two_blocks_under_bsp() -> None:
-    found = job(0, clocks=1)
+@pytest.mark.parametrize("clocks", [1, 2])
+def test_every_interleaving_of_two_workers_and_two_blocks_under_bsp(clocks: int) -> None:
+    found = job(0, clocks=clocks)
     assert found.run(), "it was not gone through to its end"
     assert found.states > 1000
     assert found.ends >= 1
