@@ -18,7 +18,7 @@ from mpips.layout import in_parts
 from mpips.server.cohorts import Cohort, Push
 from mpips.server.folding import Job, compute
 from mpips.server.mailboxes import Mailboxes
-from mpips.server.store import Span, Store
+from mpips.server.store import JOIN, Span, Store
 from mpips.transport.base import Transport
 from mpips.transport.plan import Plan
 
@@ -58,16 +58,24 @@ class Ahead:
                 job.todo = []
             for i, span in enumerate(job.todo):
                 if self._arrived(span, job.pushes):
-                    self._transport.sync()
-                    begin = time.perf_counter()
-                    del job.todo[i]
-                    compute(self._transport, self._plan, self._store, job, span)
-                    job.ready.add(span.lo)
-                    self._store.note("fold ahead", begin, job.clock, span)
+                    self._fold(job, i)
                     return True
                 if i == WINDOW:
                     break
         return False
+
+    def _fold(self, job: Job, i: int) -> None:
+        """Fold the block at `i` and those that follow it, as far as they have arrived and fit into a span."""
+        stop = i + 1
+        while stop < min(i + JOIN, len(job.todo)) and self._arrived(job.todo[stop], job.pushes):
+            stop += 1
+        span = self._store.joined([one.lo for one in job.todo[i:stop]])[0]
+        self._transport.sync()
+        begin = time.perf_counter()
+        del job.todo[i : i + span.hi - span.lo]
+        compute(self._transport, self._plan, self._store, job, span)
+        job.ready.update(range(span.lo, span.hi))
+        self._store.note("fold ahead", begin, job.clock, span)
 
     def _arrived(self, span: Span, pushes: list[Push]) -> bool:
         t, words, me = self._transport, self._plan.words, self._store.index

@@ -39,7 +39,7 @@ class Cohort:
         floor: clocks folded (staleness 0), or completed by all with all pushes published.
         waiting: by worker, the committed pushes not yet folded; `heads` is the clock of each first one, `NEVER` if there is none.
         job: the fold that is under way.
-        spans: what `Store.spans` has found for these tables.
+        spans: what `Store.joined` has found for these tables.
     """
 
     tables: list[int]

@@ -32,7 +32,7 @@ class Job:
     pushes: list[Push]  # in worker order; void ones count as zero
     scale: float
     todo: list[Span]
-    ready: set[int] = field(default_factory=set)  # first slots of spans that are computed already, see `ahead`
+    ready: set[int] = field(default_factory=set)  # slots of blocks that are computed already, see `ahead`
 
 
 def fold_span(transport: Transport, plan: Plan, store: Store, job: Job) -> int:

@@ -165,11 +165,16 @@ class Server:
         first = cohort.floor if cohort.lockstep else min(cohort.heads)
         pushes = [queue[0] for queue, head in zip(cohort.waiting, cohort.heads, strict=True) if head == first]
         job = self._job(cohort, pushes if cohort.lockstep else pushes[:1])
-        if any(not p.void for p in job.pushes):  # a clock in which every push was void changes nothing
-            if cohort.spans is None:
-                cohort.spans = self._store.joined(cohort.tables)
-            job.todo = cohort.spans[::-1]
         job.ready = self._ahead.take(job)
+        if any(not p.void for p in job.pushes):  # a clock in which every push was void changes nothing
+            if job.ready:
+                slots = self._store.slots_of(cohort.tables)
+                job.todo = self._store.joined([slot for slot in slots if slot not in job.ready])
+                job.todo += [self._store.spans[slot] for slot in slots if slot in job.ready]
+            else:
+                if cohort.spans is None:
+                    cohort.spans = self._store.joined(self._store.slots_of(cohort.tables))
+                job.todo = cohort.spans[::-1]
         cohort.job = job
         self._jobs.append(job)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mpips import layout
-from mpips.layout import Block, align, in_parts
+from mpips.layout import Block, align
 from mpips.optim import Fold
 from mpips.optim.team import Team
 from mpips.server.saving import Array, Piece, Restored
@@ -19,6 +19,8 @@ from mpips.trace import Trace
 from mpips.transport.base import Transport
 from mpips.transport.plan import Plan
 from mpips.transport.words import BEGIN, BLOCK_WORDS, NEVER, TICK0, TICK1, VERSION
+
+JOIN = 4  # blocks' bytes in a span: calling a fold costs a fifth of a block's (measured), and a server looks up after each span
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,16 +132,18 @@ class Store:
         self.marks[block.slot, [VERSION, BEGIN, TICK0 + (version & 1), TICK1 - (version & 1)]] = version, version, 0, NEVER
         self._transport.stores(self.index, self._plan.words.block(block.slot), self.marks[block.slot])
 
-    def joined(self, tables: Sequence[int]) -> list[Span]:
-        """Return the spans of tables with a common history, as few as possible."""
+    def slots_of(self, tables: Sequence[int]) -> list[int]:
+        """Slots of the blocks of some tables, ascending."""
+        return sorted(block.slot for table in tables for block in self.blocks[table])
+
+    def joined(self, slots: Sequence[int]) -> list[Span]:
+        """Return the spans of blocks with a common history, as few as possible; `slots` ascend."""
         out: list[Span] = []
-        apart = {table for table in tables if in_parts(self.table(table))}  # blocks of these may be folded ahead, one by one
-        for slot in sorted(block.slot for table in tables for block in self.blocks[table]):
+        for slot in slots:
             span, last = self.spans[slot], out[-1] if out else None
             if (last is not None and last.hi == slot and last.fold is span.fold and last.slots is span.slots
-                    and not {self._by_slot[slot].table, self._by_slot[last.lo].table} & apart
                     and last.first + (span.start - last.start) // span.dtype.itemsize == span.first
-                    and span.stop - last.start <= layout.BLOCK and self.version(slot) == self.version(last.lo)):
+                    and span.stop - last.start <= JOIN * layout.BLOCK and self.version(slot) == self.version(last.lo)):
                 out[-1] = Span(last.lo, span.hi, last.start, span.stop, span.fold, span.dtype, span.slots, last.first)
             else:
                 out.append(span)
