@@ -55,17 +55,18 @@ class Trace:
         self.limit = limit
         self.dropped = 0
         self.begin = time.perf_counter()
-        self.spans: list[tuple[str, float, float, int, str, int]] = []
+        self.spans: list[tuple[str, float, float, int, str, int, int]] = []
 
-    def add(self, name: str, begin: float, *, clock: int = -1, what: str = "", block: int = -1) -> None:
+    def add(self, name: str, begin: float, *, clock: int = -1, what: str = "", block: int = -1, blocks: int = 1) -> None:
         """Add a span that ends now.
 
         Args:
             begin: `time.perf_counter()` at its begin.
-            clock: that it belongs to, shown beside it like `what` (tables, or what is waited for) and `block`.
+            clock: that it belongs to, shown beside it like `what` (tables, or what is waited for), `block`, and how many `blocks`
+                from there on if they are more than one.
         """
         if len(self.spans) < self.limit:
-            self.spans.append((name, begin, time.perf_counter(), clock, what, block))
+            self.spans.append((name, begin, time.perf_counter(), clock, what, block, blocks))
         else:
             self.dropped += 1
 
@@ -91,9 +92,10 @@ class Trace:
         def at(here: float) -> int:
             return round((here + first.offset + slope * (here - first.here) - zero) * 1e9)
 
-        for name, begin, end, clock, what, block in sorted(self.spans, key=lambda span: (span[1], -span[2])):
+        for name, begin, end, clock, what, block, blocks in sorted(self.spans, key=lambda span: (span[1], -span[2])):
             start = at(begin)
-            args = {key: value for key, value in (("clock", clock), ("what", what), ("block", block)) if value not in (-1, "")}
+            found = {"clock": clock, "what": what, "block": block, "blocks": blocks if blocks > 1 else -1}
+            args = {key: value for key, value in found.items() if value not in (-1, "")}
             lines.append(json.dumps({"ph": "X", "name": name, "pid": number, "tid": 0, "ts": start / 1000,
                                      "dur": (at(end) - start) / 1000, "args": args}))
         return ",\n".join(lines)

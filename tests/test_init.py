@@ -179,5 +179,6 @@ def read(tables: list[Dense], servers: int, workers: int, seed: int) -> list[Arr
     stores = [Store(transport, plan, s, seed=seed) for s in range(servers)]
     out = [np.empty(t.size, t.np_dtype) for t in tables]
     for block in place(tables, servers).blocks:
-        out[block.table][block.start : block.stop] = stores[block.server].copy(block, 0)
+        store = stores[block.server]
+        out[block.table][block.start : block.stop] = store.copy(store.spans[block.slot], 0)
     return out

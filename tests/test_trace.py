@@ -133,14 +133,15 @@ def test_blocks_of_a_large_table_on_one_clock(tmp_path: Path, nodes: str) -> Non
     for server in ("server 0", "server 1"):
         ahead: set[tuple[int, int]] = set()
         for fold in some(spans[server], "fold", "publish", "fold ahead"):
-            key = fold["args"]["clock"], fold["args"]["block"]
-            if fold["name"] == "fold ahead":
-                ahead.add(key)
-            else:
-                assert fold["name"] == "fold" or key in ahead
-                published[key] += 1
+            clock, first = fold["args"]["clock"], fold["args"]["block"]
+            for key in ((clock, first + i) for i in range(fold["args"].get("blocks", 1))):
+                if fold["name"] == "fold ahead":
+                    ahead.add(key)
+                else:
+                    assert fold["name"] == "fold" or key in ahead
+                    published[key] += 1
             for worker in ("worker 0", "worker 1"):
-                push = next(s for s in some(spans[worker], "push") if s["args"]["clock"] == key[0])
+                push = next(s for s in some(spans[worker], "push") if s["args"]["clock"] == clock)
                 assert push["ts"] < fold["ts"] + early
     blocks = {block for _, block in published}
     assert len(blocks) > 2
@@ -201,7 +202,7 @@ def test_more_spans_than_are_kept(tmp_path: Path) -> None:
 
 def test_clocks_that_run_apart() -> None:
     trace = Trace("worker 0")
-    trace.spans = [("push", 100.0, 150.0, 0, "w", -1)]
+    trace.spans = [("push", 100.0, 150.0, 0, "w", -1, 1)]
     text = trace.part(1, 1000.0, Reading(100.0, 900.0, 5e-6), Reading(200.0, 901.0, 7e-6))
     *metas, span = json.loads(f"[{text}]")
     assert (span["ts"], span["dur"]) == (0.0, 50.5e6)

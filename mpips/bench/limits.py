@@ -7,7 +7,7 @@
 |        | memory traffic with the write-allocate; Adam moves 8: w, m, v, g read, w allocated, w, m, v written)  |
 | put    | raw `Put` and `Flush` into another rank's memory of a shared window                                   |
 | get    | raw `Get` and `Flush`                                                                                 |
-| update | the fused update of `mpips.optim.Fold` on resident arrays, block by block as a server does it           |
+| update | the fused update of `mpips.optim.Fold` on resident arrays, span by span as a server does it            |
 | update of W | the same with the gradients of all W workers                                                     |
 | update threads | the same with a thread for each core (at least 2)                                              |
 | copy beside, update beside | both at the same time, on a worker and on the server, each on arrays of its own: they share |
@@ -26,6 +26,7 @@ from mpips.bench.crew import LR, Case, Crew, Samples, gradient, steps, timed
 from mpips.layout import BLOCK
 from mpips.optim import Fold, make
 from mpips.optim.team import Team
+from mpips.server.store import JOIN
 from mpips.table import Dense
 
 BESIDE = 0.3  # seconds
@@ -113,7 +114,8 @@ def _update(size: int, name: str, count: int, team: Team | None = None) -> list[
     old, new = np.zeros(size, np.float32), np.zeros(size, np.float32)
     slots = [np.zeros(size, np.float32) for _ in fold.names]
     gradients = [gradient(size) for _ in range(count)]
-    parts = [slice(lo, min(lo + BLOCK // 4, size)) for lo in range(0, size, BLOCK // 4)]
+    step = JOIN * BLOCK // 4
+    parts = [slice(lo, min(lo + step, size)) for lo in range(0, size, step)]
 
     def update() -> None:
         for at in parts:

@@ -25,6 +25,37 @@ def lines(reports: Sequence[Report], markdown: bool = False) -> Iterator[str]:
         yield f"not measured: {note}"
 
 
+SUMMARY = {  # rows of a summary, and what they are called there
+    "copy": "a copy of the array (`np.copyto`)",
+    "two-sided": "two-sided mpi4py server: push and pull",
+    "gloo": "PyTorch gloo: all-reduce and update",
+    "allreduce": "MPI `Allreduce` and update",
+    "round": "**mpips**: push, clock, pull",
+    "round in place": "**mpips**, in place: `gradients`, clock, `view`",
+    "push": "mpips: push until applied",
+    "pull": "mpips: pull into an array",
+    "view": "mpips: view",
+    "round of tables": "mpips: push, clock, pull of 1000 tables",
+}
+
+
+def summary(reports: Sequence[Report]) -> Iterator[str]:
+    """Write medians for SGD and staleness 0 as a Markdown table: a row for each case of `SUMMARY`, a column for each number of
+    elements, workers and servers (one, if it is not said) that has been measured beside the two-sided server."""
+    yield f"{next(machine(reports[0].machine))}:" if reports else "nothing measured"
+    yield ""
+    found = {(row["workers"], row["servers"], row["size"], row["what"]): row["median"] for report in reports
+             for row in report.results if row["optimizer"] in ("", "sgd") and row["staleness"] in ("", "0") and row["size"]}
+    columns = sorted({(workers, servers, size) for workers, servers, size, what in found if what == "two-sided"})
+    heads = [f"{count(n)}, {w} worker{'s' * (w > 1)}" + (f", {s} servers" if s > 1 else "") for w, s, n in columns]
+    yield "| | " + " | ".join(heads) + " |"
+    yield "|---|" + "---:|" * len(columns)
+    for what, name in SUMMARY.items():
+        times = [found.get((*column, what)) for column in columns]
+        if any(time is not None for time in times):
+            yield f"| {name} | " + " | ".join("" if time is None else value(time, "s") for time in times) + " |"
+
+
 def machine(facts: dict[str, Any]) -> Iterator[str]:
     """Describe a machine in two lines."""
     yield (f"{facts['processor']}, {facts['cores']} cores, {facts['memory free']} of memory free; {facts['system']}; "

@@ -25,7 +25,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--repeat", type=int, default=5, metavar="R", help="rounds (default: 5)")
     parser.add_argument("--json", metavar="FILE", help="keep the report")
     parser.add_argument("--plot", metavar="FILE.png", help="draw time against size")
-    parser.add_argument("--markdown", action="store_true", help="print the table for a README")
+    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+    parser.add_argument("--summary", action="store_true", help="print a short table for a README: SGD, staleness 0, medians")
     parser.add_argument("--check", action="store_true", help="say what falls short of the targets; exit code 1 if something does")
     parser.add_argument("--from", dest="files", nargs="+", metavar="FILE.json", help="measure nothing, show these reports")
     parser.add_argument("--quiet", action="store_true", help="do not say what is being measured")
@@ -91,9 +92,9 @@ def show(reports: list[Report], args: argparse.Namespace) -> int:
     from mpips.bench.plot import plot
     from mpips.bench.report import merged, write
     from mpips.bench.targets import check
-    from mpips.bench.text import lines
+    from mpips.bench.text import lines, summary
 
-    print("\n".join(lines(reports, args.markdown)), flush=True)
+    print("\n".join(summary(reports) if args.summary else lines(reports, args.markdown)), flush=True)
     if args.json and not args.files:
         write(reports[0], args.json)
     if args.plot:

@@ -153,8 +153,11 @@ class Store:
         """Add work on a span to the trace, if there is one."""
         if self.trace is not None:
             first, last = self._by_slot[span.lo], self._by_slot[span.hi - 1]
-            names = self.table(first.table).name + (f" to {self.table(last.table).name}" if last.table != first.table else "")
-            self.trace.add(name, begin, clock=clock, what=names, block=first.index if span.hi - span.lo == 1 else -1)
+            if first.table == last.table:
+                self.trace.add(name, begin, clock=clock, what=self.table(first.table).name, block=first.index,
+                               blocks=span.hi - span.lo)
+            else:
+                self.trace.add(name, begin, clock=clock, what=f"{self.table(first.table).name} to {self.table(last.table).name}")
 
     def version(self, slot: int) -> int:
         """Published version of a block."""

@@ -73,5 +73,9 @@ def predictor(checkpoint: str | os.PathLike[str], device: str = "cpu") -> Predic
         except (UsageError, TypeError, KeyError, ValueError) as error:
             raise CheckpointError(f"{checkpoint}: its model cannot be made here: {error}") from None
         xp = use(pick_device(device, 0))
-        return Predictor(model, {name: xp.asarray(saved.array(name)) for name in saved.tables}, scale, xp)
+        return Predictor(model, {name: _on(xp, saved.array(name)) for name in saved.tables}, scale, xp)
 
+
+def _on(xp: Any, values: Array) -> Any:
+    """Return values as an array of `xp`; a device has bfloat16 as float32 (`mpips.arrays.half`)."""
+    return xp.asarray(values if xp is np or values.dtype.kind == "f" else values.astype(np.float32))

@@ -211,8 +211,10 @@ def chosen(marks: Sequence[int], clock: int | None) -> list[int]:
     ([3], [2], [-1])
     """
     versions = list(marks[VERSION::BLOCK_WORDS])
-    if clock is None:
+    if clock is None or not versions:
         return versions
+    if versions.count(versions[0]) == len(versions) and max(marks[TICK0 + (versions[0] & 1) :: BLOCK_WORDS]) <= clock:
+        return versions  # nearly always
     for i, version in enumerate(versions):
         at = i * BLOCK_WORDS + TICK0
         if marks[at + (version & 1)] > clock:

@@ -70,6 +70,11 @@ def test_reports_are_shown_drawn_and_compared(file: Path, tmp_path: Path, capsys
     head = next(k for k, line in enumerate(text) if line.startswith("|"))
     assert [cell.strip() for cell in text[head].strip("|").split("|")] == list(COLUMNS)
     assert set(text[head + 1]) <= set("|-:")
+    assert main(["bench", "--from", str(file), "--summary"]) == 0
+    text = capsys.readouterr().out.splitlines()
+    assert text[2] == "| | 100, 2 workers | 300, 2 workers |"
+    ours, = (line for line in text if line.startswith("| **mpips**: push, clock, pull |"))
+    assert ours.count(" us |") + ours.count(" ms |") == 2
     assert main(["bench", "--from", str(file), "--check"]) in (0, 1)
     verdicts = capsys.readouterr().out.splitlines()
     assert any(line.startswith("not measured  two-sided over round, 100 M") for line in verdicts)
