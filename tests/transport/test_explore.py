@@ -51,6 +51,7 @@ def _sum(clocks: range, workers: int) -> float:
     return sum(2.0 ** (8 * w + c) for w in range(workers) for c in clocks)
 
 
+@pytest.mark.timeout(900)  # 30 s where nothing else runs
 @pytest.mark.parametrize("clocks", [1, 2])
 def test_every_interleaving_of_two_workers_and_two_blocks_under_bsp(clocks: int) -> None:
     found = job(0, clocks=clocks)
