@@ -35,7 +35,7 @@ def commit_before_data(patch: pytest.MonkeyPatch) -> None:
 
 def _fold(order: str) -> Callable[..., int]:
     """`fold_span` with begin-mark, data and version in another order."""
-    def fold(transport: Any, plan: Any, store: Any, job: Any) -> int:
+    def fold(transport: Any, store: Any, job: Any) -> int:
         span = job.todo.pop()
         version = store.version(span.lo)
         new = (version + 1) & 1
@@ -68,10 +68,10 @@ def acknowledged_before_version(patch: pytest.MonkeyPatch) -> None:
     """A worker hears that its push is published before the last block of it is."""
     fold = folding.fold_span
 
-    def early(transport: Any, plan: Any, store: Any, job: Any) -> int:
+    def early(transport: Any, store: Any, job: Any) -> int:
         if len(job.todo) == 1:
-            folding.acknowledge(transport, plan, store, [job])
-        return fold(transport, plan, store, job)
+            folding.acknowledge(transport, store._plan, store, [job])
+        return fold(transport, store, job)
 
     patch.setattr(server, "fold_span", early)
 

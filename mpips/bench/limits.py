@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -89,21 +89,19 @@ def updates(crew: Crew, size: int, optimizers: Iterable[str]) -> Samples:
 
 def beside(crew: Crew, size: int) -> Samples:
     """Time copies on worker 0 and updates on rank 0 while both go on."""
-    one, two = (gradient(size), np.zeros(size, np.float32)) if crew.leads else (None, None)
+    def again(measure: Callable[[], list[float]]) -> list[float]:
+        end, times = time.perf_counter() + BESIDE, measure()
+        while time.perf_counter() < end:
+            times += measure()
+        return times
+
+    found: Samples = {}
     crew.meet()
-    if crew.leads and one is not None and two is not None:
-        end = time.perf_counter() + BESIDE
-        copies = timed(lambda: np.copyto(two, one), steps(size))
-        while time.perf_counter() < end:
-            copies += timed(lambda: np.copyto(two, one), steps(size), 0)
-        found = {Case("copy beside", size): copies}
+    if crew.leads:
+        one, two = gradient(size), np.zeros(size, np.float32)
+        found[Case("copy beside", size)] = again(lambda: timed(lambda: np.copyto(two, one), steps(size)))
     elif crew.comm.rank == 0:
-        end, updates = time.perf_counter() + BESIDE, _update(size, "sgd", 1)
-        while time.perf_counter() < end:
-            updates += _update(size, "sgd", 1)
-        found = {Case("update beside", size, "sgd"): updates}
-    else:
-        found = {}
+        found[Case("update beside", size, "sgd")] = again(lambda: _update(size, "sgd", 1))
     crew.meet()
     return found
 

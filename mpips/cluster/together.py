@@ -69,7 +69,7 @@ def run_together(job: Job, world: MPI.Intracomm) -> list[Any] | None:
     spread = job.nodes == "single" or len(set(nodes)) > 1
     transport = Rma(comm, node, list(roles.servers), plan.words, [m.size for m in plan.maps], spread)
     kind, index = roles.role(rank)
-    apart = [r > 0 and (job.nodes == "single" or node != nodes[0]) for r, node in enumerate(nodes)]
+    apart = [r > 0 and (job.nodes == "single" or host != nodes[0]) for r, host in enumerate(nodes)]
     trace = Trace(f"{kind} {index}") if job.trace else None
     first = compare(comm, apart) if trace else None
     server = None
@@ -89,7 +89,8 @@ def run_together(job: Job, world: MPI.Intracomm) -> list[Any] | None:
             _read(job, transport, plan, index, trace)
     _leave(comm, transport, plan, job.timeout)
     if trace and job.trace:
-        join(comm, trace, job.trace, first, apart)
+        join(comm, trace, job.trace, first, apart,
+             lambda until, what: wait(transport, until, f"{kind} {index}: {what}", lambda: "rank 0 writes it", job.timeout))
     node.Free()
     comm.Free()
     return results

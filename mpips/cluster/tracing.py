@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,8 +47,13 @@ def compare(comm: MPI.Comm, apart: list[bool]) -> Reading | None:
     return None
 
 
-def join(comm: MPI.Comm, trace: Trace, path: str | os.PathLike[str], first: Reading | None, apart: list[bool]) -> None:
-    """Write the spans of all ranks to `path` on rank 0; whoever returns finds the file complete. Collective."""
+def join(comm: MPI.Comm, trace: Trace, path: str | os.PathLike[str], first: Reading | None, apart: list[bool],
+         patience: Callable[[Callable[[], bool], str], object]) -> None:
+    """Write the spans of all ranks to `path` on rank 0; whoever returns finds the file complete. Collective.
+
+    Args:
+        patience: waits until what it is given says so, within the job's limit; told what for.
+    """
     last, rank = compare(comm, apart), comm.Get_rank()
     zero = comm.bcast(trace.begin)
     mine = trace.part(rank, zero, first, last)
@@ -56,10 +61,12 @@ def join(comm: MPI.Comm, trace: Trace, path: str | os.PathLike[str], first: Read
     def parts() -> Iterator[str]:
         yield mine
         for other in range(1, comm.Get_size()):  # one at a time: together they may be more than rank 0's memory
+            patience(lambda other=other: comm.Iprobe(other, PART), f"the trace of rank {other}")  # type: ignore[misc]
             yield comm.recv(source=other, tag=PART)
 
     if rank == 0:
         write(path, parts())
     else:
-        comm.send(mine, 0, PART)
-    comm.Barrier()
+        request = comm.isend(mine, 0, PART)
+        patience(lambda: bool(request.test()[0]), "rank 0 to take the trace")
+    patience(comm.Ibarrier().Test, "the trace to be written")

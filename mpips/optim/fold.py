@@ -14,7 +14,7 @@ import numpy as np
 from mpips.errors import UsageError
 from mpips.optim.base import Optimizer
 from mpips.optim.combine import combine
-from mpips.optim.compiled import Loop, compiled
+from mpips.optim.compiled import Change, Loop, compiled
 from mpips.optim.program import trace
 from mpips.optim.team import Team
 from mpips.table import Dense, Rule
@@ -68,18 +68,20 @@ class Fold:
         program = trace(optimizer.rule, slots, scalars)
         self._program = program
         self._loop: Loop | None = None
+        self._change: Change = (False, False, False)  # what the loop does to the sum of the gradients
         self._decays = bool(optimizer.weight_decay) and not optimizer.decoupled
         self.engine = "numpy"
         if engine == "numba" or (engine == "auto" and (table.size if elements is None else elements) >= LARGE):
-            change = (table.combine == "mean", optimizer.clip is not None, self._decays) if not self.half else (False, False, False)
+            if not self.half:
+                self._change = table.combine == "mean", optimizer.clip is not None, self._decays
             counts = {1, workers if workers <= TOGETHER and table.staleness == 0 and not self.half else 1}
             try:
-                self._loop = compiled(optimizer.rule, slots, scalars, self.dtype, change, sorted(counts))
+                self._loop = compiled(optimizer.rule, slots, scalars, self.dtype, self._change, sorted(counts))
             except ImportError as error:  # not installed, or not for this NumPy
                 if engine == "numba":
                     raise UsageError(f"fold engine 'numba': {error}; pip install 'mpips[fast]'") from error
             else:
-                self.engine, self._change = "numba", change
+                self.engine = "numba"
 
     def new_slots(self, value: Array) -> dict[str, Array]:
         """Return new slots, in the compute dtype, of a block that starts from `value`, (n,), in that or the table's."""

@@ -22,6 +22,8 @@ from mpips.server.store import JOIN, Span, Store
 from mpips.transport.base import Transport
 from mpips.transport.plan import Plan
 
+WINDOW = 8  # blocks that are looked at in turn: a worker need not write its tables in their order
+
 
 class Ahead:
     """The folds of one server that have begun before their pushes exist."""
@@ -73,7 +75,7 @@ class Ahead:
         self._transport.sync()
         begin = time.perf_counter()
         del job.todo[i : i + span.hi - span.lo]
-        compute(self._transport, self._plan, self._store, job, span)
+        compute(self._transport, self._store, job, span)
         job.ready.update(range(span.lo, span.hi))
         self._store.note("fold ahead", begin, job.clock, span)
 
@@ -81,9 +83,6 @@ class Ahead:
         t, words, me = self._transport, self._plan.words, self._store.index
         return all(push.number <= self._mail.commits[push.worker]
                    or t.load(me, words.arrival(push.worker, span.lo, push.half)) == push.number for push in pushes)
-
-
-WINDOW = 8  # blocks that are looked at in turn: a worker need not write its tables in their order
 
 
 def _same(a: Job, b: Job) -> bool:

@@ -12,8 +12,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from mpips.server.cohorts import Cohort, Push
 from mpips.server.store import Span, Store
 from mpips.transport.base import Transport
@@ -35,12 +33,12 @@ class Job:
     ready: set[int] = field(default_factory=set)  # slots of blocks that are computed already, see `ahead`
 
 
-def fold_span(transport: Transport, plan: Plan, store: Store, job: Job) -> int:
+def fold_span(transport: Transport, store: Store, job: Job) -> int:
     """Fold the next span of `job` and publish it; return its bytes."""
     span, begin = job.todo.pop(), time.perf_counter()
     done = span.lo in job.ready
     if not done:
-        compute(transport, plan, store, job, span)
+        compute(transport, store, job, span)
     version = store.version(span.lo) + 1
     store.mark(span, TICK0 + (version & 1), job.clock + 1)
     transport.sync()
@@ -50,7 +48,7 @@ def fold_span(transport: Transport, plan: Plan, store: Store, job: Job) -> int:
     return 0 if done else span.nbytes
 
 
-def compute(transport: Transport, plan: Plan, store: Store, job: Job, span: Span) -> None:
+def compute(transport: Transport, store: Store, job: Job, span: Span) -> None:
     """Write the next version of a span to the copy that is not the published one."""
     version = store.version(span.lo)
     store.mark(span, BEGIN, version + 1)
@@ -78,12 +76,11 @@ def acknowledge(transport: Transport, plan: Plan, store: Store, jobs: list[Job])
 def raise_floors(transport: Transport, plan: Plan, store: Store, cohorts: list[Cohort]) -> None:
     """Publish the floors of these cohorts; their blocks were published before."""
     lo, hi = min(cohort.tables[0] for cohort in cohorts), max(cohort.tables[-1] for cohort in cohorts) + 1
-    floors: np.ndarray[tuple[int], np.dtype[np.int64]] = store.floors
     transport.sync()
     for cohort in cohorts:
-        floors[cohort.tables] = cohort.floor
+        store.floors[cohort.tables] = cohort.floor
     if hi - lo == 1:
         transport.store(store.index, plan.words.floor + lo, cohorts[0].floor)
     else:
-        transport.stores(store.index, plan.words.floor + lo, floors[lo:hi])
+        transport.stores(store.index, plan.words.floor + lo, store.floors[lo:hi])
     transport.sync()

@@ -47,7 +47,7 @@ class Mailboxes:
         self.live = [True] * plan.workers
         self.cohorts: list[Cohort] = []
         self.of: list[Cohort] = []
-        self._here: list[bool] = []  # by table, whether this server has a block of it
+        self._here = np.zeros(0, bool)  # by table and half, whether this server has a block of the table
         self.rows: list[list[int]] = [[0] * WORDS for _ in range(plan.clients)]
         self.settled = True
         self.touched: list[Cohort] = []
@@ -58,7 +58,7 @@ class Mailboxes:
         new: dict[tuple[bool, bool, bool, int], list[int]] = {}
         for number in range(known, len(layout.tables)):
             table, here = layout.tables[number], any(run.server == self._index for run in layout.runs[number])
-            self._here.append(here)
+            self._here = np.append(self._here, [here, here])
             kind = table.staleness == 0, table.combine == "mean", here, int(floors[number])
             new.setdefault(kind, []).append(number)
         self.of += [Cohort([], False, False, 0, [])] * (len(layout.tables) - known)
@@ -98,12 +98,13 @@ class Mailboxes:
 
     def _take(self, worker: int, commit: int) -> None:
         """Hand out the pushes of `worker` up to `commit`, in order; a stamp above it belongs to a push still under way."""
+        takers = self.touched
         for push, tables in self._stamped(worker, self.commits[worker], commit):
             for cohort, mine in self._by_cohort(tables):
                 taker = cohort if len(mine) == len(cohort.tables) else self._enter(cohort.split(set(mine)))
                 taker.add(push)
-                if taker not in self.touched:
-                    self.touched.append(taker)
+                takers.append(taker)
+        self.touched = list(dict.fromkeys(takers))
         self.commits[worker] = commit
 
     def _under_way(self, worker: int, number: int) -> dict[Cohort, Push]:
@@ -128,10 +129,10 @@ class Mailboxes:
         at = self._plan.words.stamp(worker, 0, 0) * WORD
         stamps = memory[at : at + tables * 4 * WORD].view(np.int64).reshape(-1, 2)  # number, packed; by table and half
         if tables <= FEW:
-            cells = [(n, i, p) for i, (n, p) in enumerate(stamps.tolist()) if seen < n <= last and self._here[i >> 1]]
+            cells = [(n, i, p) for i, (n, p) in enumerate(stamps.tolist()) if seen < n <= last and self._here[i]]
         else:
             numbers = stamps[:, 0]
-            found = np.flatnonzero((numbers > seen) & (numbers <= last) & np.repeat(self._here, 2))
+            found = np.flatnonzero((numbers > seen) & (numbers <= last) & self._here)
             cells = list(zip(numbers[found].tolist(), found.tolist(), stamps[found, 1].tolist(), strict=True))
         parts: dict[tuple[int, int, int], list[int]] = {}
         for number, cell, packed in sorted(cells):

@@ -12,7 +12,7 @@ from mpips.server.cuts import Cuts
 from mpips.server.folding import Job, acknowledge, fold_span, raise_floors
 from mpips.server.mailboxes import Mailboxes
 from mpips.server.saving import Restored, Saver
-from mpips.server.store import Store
+from mpips.server.store import Span, Store
 from mpips.trace import Trace
 from mpips.transport.base import Transport
 from mpips.transport.plan import Plan
@@ -167,16 +167,20 @@ class Server:
         job = self._job(cohort, pushes if cohort.lockstep else pushes[:1])
         job.ready = self._ahead.take(job)
         if any(not p.void for p in job.pushes):  # a clock in which every push was void changes nothing
-            if job.ready:
-                slots = self._store.slots_of(cohort.tables)
-                job.todo = self._store.joined([slot for slot in slots if slot not in job.ready])
-                job.todo += [self._store.spans[slot] for slot in slots if slot in job.ready]
-            else:
-                if cohort.spans is None:
-                    cohort.spans = self._store.joined(self._store.slots_of(cohort.tables))
-                job.todo = cohort.spans[::-1]
+            job.todo = self._spans(cohort, job.ready)
         cohort.job = job
         self._jobs.append(job)
+
+    def _spans(self, cohort: Cohort, ready: set[int]) -> list[Span]:
+        """What a fold of a cohort has to do, from the end; the blocks in `ready` have only to be published, and come first."""
+        store = self._store
+        if ready:
+            slots = store.slots_of(cohort.tables)
+            computed = [store.spans[slot] for slot in slots if slot in ready]
+            return store.joined([slot for slot in slots if slot not in ready]) + computed
+        if cohort.spans is None:
+            cohort.spans = store.joined(store.slots_of(cohort.tables))
+        return cohort.spans[::-1]
 
     def _job(self, cohort: Cohort, pushes: list[Push]) -> Job:
         """The update that these pushes make, with nothing to do yet."""
@@ -222,7 +226,7 @@ class Server:
         while self._jobs and left > 0:
             job = self._jobs.popleft()
             if job.todo:
-                left -= fold_span(self._transport, self._plan, self._store, job) + CALL
+                left -= fold_span(self._transport, self._store, job) + CALL
             if job.todo:
                 self._jobs.append(job)
             else:

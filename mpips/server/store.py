@@ -101,7 +101,7 @@ class Store:
             self.blocks.append(mine)
             self.since.append(since)
             found += [(block, fold) for block in mine]
-        for block, fold, slots, first in _allocate(found, self._plan):
+        for block, fold, slots, first in _allocate(found):
             table = self.table(block.table)
             start, stop = block.offset, block.offset + (block.stop - block.start) * table.np_dtype.itemsize
             self.spans.append(Span(block.slot, block.slot + 1, start, stop, fold, table.np_dtype, slots, first))
@@ -212,7 +212,7 @@ class Store:
         return view
 
 
-def _allocate(found: Sequence[tuple[Block, Fold]], plan: Plan) -> list[tuple[Block, Fold, tuple[Array, ...], int]]:
+def _allocate(found: Sequence[tuple[Block, Fold]]) -> list[tuple[Block, Fold, tuple[Array, ...], int]]:
     """Give neighbouring blocks with the same fold their slots in one piece of memory, so that they can be folded together."""
     found = sorted(found, key=lambda pair: pair[0].slot)
     groups: list[list[tuple[Block, Fold]]] = []

@@ -2,8 +2,8 @@
 
     words | catalogue | spools | copy 0 | copy 1 | worker 0: half 0, half 1 | worker 1: half 0, half 1 | ...
 
-A control word has 8 bytes, is aligned, and has one writer for its whole life; the words of each writer start on a cache line of
-their own. No word is ever packed with data. Everybody may read every word.
+A control word has 8 bytes, is aligned, and has one writer for its whole life (but for BELL, see `doze`); the words of each writer
+start on a cache line of their own. No word is ever packed with data. Everybody may read every word.
 
 Written by the server
     FLOOR[table]        BSP: clocks folded. Otherwise: clocks that every live worker has completed, with all their pushes published
@@ -40,9 +40,9 @@ STOP_CLOCK = 2  # ... at the first clock that is at least this one
 GO = 3  # server 0: cuts up to this number are taken, go on
 DONE = 4  # 1 when every worker has ended and all is published
 CREATED = 5  # tables of the catalogue that exist here
-ASLEEP = 8  # 1 while it waits for BELL to change, see `doze`
 DEAD = 6  # reserved: bits of the workers that are known to have died
 FAILED = 7  # reserved: why this server ends the job
+ASLEEP = 8  # 1 while it waits for BELL to change, see `doze`
 
 # Words of a client, from `Words.client(k)`
 COMMIT = 0

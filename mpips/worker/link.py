@@ -109,13 +109,13 @@ class Link:
     def words(self, base: int, states: Sequence[TableState]) -> Iterator[tuple[TableState, int]]:
         """Read words that go by table, `base` for table 0, on each server of each table."""
         numbers = [state.number for state in states]
-        lo, count = min(numbers, default=0), max(numbers, default=0) + 1 - min(numbers, default=0)
+        lo, hi = min(numbers, default=0), max(numbers, default=-1) + 1
         rows: dict[int, list[int]] = {}
         for state in states:
             for run in state.runs:
                 row = rows.get(run.server)
                 if row is None:
-                    row = rows[run.server] = self.transport.row(run.server, base + lo, count)
+                    row = rows[run.server] = self.transport.row(run.server, base + lo, hi - lo)
                 yield state, row[state.number - lo]
 
     def wait(self, until: Callable[[], bool], what: str, who: Callable[[], str]) -> None:

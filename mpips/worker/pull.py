@@ -39,7 +39,10 @@ class Pull:
         self._states = states
         self._outs = outs
         self.now = link.now
-        self._own = [0 if s.table.staleness == 0 else s.before(link.now) for s in states]  # pushes that must be published
+        self._floors = {s.number: link.now - s.table.staleness for s in states if s.table.staleness is not None}  # at least
+        self._own = {s.number: s.before(link.now) for s in states if s.table.staleness != 0}  # pushes that must be published
+        self._bounded = [s for s in states if self._floors.get(s.number, 0) > 0]
+        self._owning = [s for s in states if self._own.get(s.number, 0)]
         self._ready = False
         self.done = False
 
@@ -76,13 +79,10 @@ class Pull:
         if link.reader or self._ready:
             return True
         words = link.plan.words
-        late = [state for state in self._states if state.table.staleness is not None and self.now > state.table.staleness]
-        if late and any(word < self.now - (state.table.staleness or 0) for state, word in link.words(words.floor, late)):
+        if any(word < self._floors[s.number] for s, word in link.words(words.floor, self._bounded)):
             return False
-        if any(self._own):
-            own = {state.number: number for state, number in zip(self._states, self._own, strict=True)}
-            if any(word < own[state.number] for state, word in link.words(words.ack(link.index), self._states)):
-                return False
+        if any(word < self._own[s.number] for s, word in link.words(words.ack(link.index), self._owning)):
+            return False
         link.transport.sync()
         self._ready = True
         return True

@@ -18,8 +18,6 @@ from mpips.transport.base import Array
 from mpips.transport.words import COMING, COMMIT, VOIDS
 from mpips.worker.link import Link, TableState
 
-SHORT = 8192  # elements
-
 
 class Push:
     """One push of some tables; `gradients` are flat arrays of the tables' dtypes, None where the mailbox is filled already."""
@@ -192,13 +190,13 @@ def check_open(link: Link, state: TableState) -> None:
 def finite(values: Array) -> bool:
     """Whether no element is NaN or Inf: a sum tells, unless it overflows; then every element is looked at.
 
-    Measured: a dot product is the quickest, but BLAS may start threads for a long one; einsum takes half of np.add.reduce.
+    einsum takes half the time of np.add.reduce (measured), and does not warn of an overflow as a dot product does.
     """
     if values.itemsize == 2:
         with np.errstate(over="ignore", invalid="ignore"):
             total = np.add.reduce(values, dtype=np.float32)
     else:
-        total = np.dot(values, values) if values.size <= SHORT else np.einsum("i->", values)
+        total = np.einsum("i->", values)
     return isfinite(total) or bool(np.isfinite(values).all())
 
 
