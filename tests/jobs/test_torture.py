@@ -14,8 +14,7 @@ JOB = Path(__file__).parent / "torture_job.py"
 
 @pytest.mark.parametrize(("staleness", "servers", "nodes"), [(None, 1, "real"), (0, 2, "real"), (None, 1, "single")])
 def test_reads_are_whole_and_go_on(staleness: int | None, servers: int, nodes: str) -> None:
-    size = 10_000_000 if nodes == "real" else 2_000_000
-    options = {"size": size, "seconds": 3, "staleness": staleness, "servers": servers, "nodes": nodes}
+    options = {"size": 10_000_000, "seconds": 3, "staleness": staleness, "servers": servers, "nodes": nodes}
     done = mpirun(servers + 3, [str(JOB), json.dumps(options)], timeout=100)
     assert done.code == 0, done
     lines = [json.loads(line) for line in done.out.splitlines()]
