@@ -14,6 +14,7 @@ from math import isfinite
 import numpy as np
 
 from mpips.errors import NonFiniteGradient, ProtocolError
+from mpips.table import Dense
 from mpips.transport.base import Array
 from mpips.transport.words import COMING, COMMIT, VOIDS
 from mpips.worker.link import Link, TableState
@@ -73,7 +74,12 @@ class Push:
     def wait_applied(self) -> None:
         """Wait until every server has published it; under BSP that takes every worker's push or clock."""
         self.wait()
-        self._link.wait(self.applied, f"the update of table {_names(self._states)}", self._blame)
+        self._link.wait(self.applied, f"the update of table {self.what}", self._blame)
+
+    @property
+    def what(self) -> str:
+        """The tables' names, for messages."""
+        return _names(self._states)
 
     def ready(self) -> bool:
         """Whether the half of each table that comes next is free."""
@@ -93,13 +99,20 @@ class Push:
             voids = [self._write(state, gradient, number) for state, gradient in zip(self._states, self._gradients, strict=True)]
         except NonFiniteGradient as error:
             self.failure = error
-            self._stamp(self._states, 0, False)
+            link.all_flush()  # what has left already must not land on top of the push that comes instead
+            self._stamp(0)
             for state in self._states:  # nothing was committed: another gradient may be pushed instead
                 state.closed = -1
-            link.all_flush()  # what has left already must not land on top of the push that comes instead
+            link.all_flush()
             raise
         if any(voids):
-            self._stamp([state for state, void in zip(self._states, voids, strict=True) if void], number, True)
+            link.all_flush()  # or the stamps that left before could land on top of these
+            self._stamp(number, voids)
+        self._commit(number, voids, begin)
+
+    def _commit(self, number: int, voids: Sequence[bool], begin: float) -> None:
+        """Complete all that was written, then say that the push exists; it began at `begin`."""
+        link = self._link
         link.all_flush()
         link.commits = number
         link.tell_all(COMMIT, number)
@@ -118,7 +131,7 @@ class Push:
     def _announce(self, number: int) -> None:
         """Write the stamps, and tell the servers on this node if they may fold blocks of it as they arrive."""
         link, t = self._link, self._link.transport
-        self._stamp(self._states, number, False)
+        self._stamp(number)
         told = [state for state in self._states if state.told]
         for server in {run.server for state in told for run in state.runs if t.near(run.server)} if told else ():
             t.flush(server)
@@ -143,22 +156,29 @@ class Push:
                 if not finite(part):
                     if table.nonfinite == "skip":
                         return True
-                    raise NonFiniteGradient(f"table '{table.name}': the gradient pushed by {link.name} in clock {self.clock} has "
-                                            "NaN or Inf (nonfinite='skip' leaves such pushes out)")
+                    raise self._nonfinite(table)
                 if tell:
                     t.flush(run.server)
                     t.store(run.server, link.plan.words.arrival(link.index, block.slot, half), number)
         return False
 
-    def _stamp(self, states: Sequence[TableState], number: int, void: bool) -> None:
-        """Write the stamps of this push; those between them are this worker's too, and stay as they are."""
-        link, numbers, halves = self._link, [state.number for state in states], [state.pushes & 1 for state in states]
+    def _nonfinite(self, table: Dense) -> NonFiniteGradient:
+        return NonFiniteGradient(f"table '{table.name}': the gradient pushed by {self._link.name} in clock {self.clock} has "
+                                 "NaN or Inf (nonfinite='skip' leaves such pushes out)")
+
+    def _stamp(self, number: int, voids: Sequence[bool] = ()) -> None:
+        """Write the stamps of this push; those between them are this worker's too, and stay as they are.
+
+        Two stores of one word may land in any order: what was stored there before must be complete.
+        """
+        link, states, clock = self._link, self._states, self.clock << 1
+        numbers, halves = [state.number for state in states], [state.pushes & 1 for state in states]
         if len(states) == 1:
             at, stamps = link.plan.words.stamp(link.index, numbers[0], halves[0]), link.stamps[numbers[0], halves[0]]
-            stamps[:] = number, self.clock << 1 | void
+            stamps[:] = number, clock | any(voids)
         else:
             lo, hi = min(numbers, default=0), max(numbers, default=-1) + 1
-            link.stamps[numbers, halves] = number, self.clock << 1 | void
+            link.stamps[numbers, halves] = [(number, clock | void) for void in voids] if voids else (number, clock)
             at, stamps = link.plan.words.stamp(link.index, lo, 0), link.stamps[lo:hi].reshape(-1)
         for server in {run.server for state in states for run in state.runs}:
             link.transport.stores(server, at, stamps)

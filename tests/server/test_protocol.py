@@ -13,7 +13,7 @@ from mpips import Dense, layout, optim
 from mpips.worker import Reader, Worker
 from tests import broken
 from tests.chaos import Chaos, tables
-from tests.playing import build
+from tests.playing import build, play
 
 STALENESS = [(0,), (2,), (None,), (0, 2, None)]
 
@@ -108,6 +108,21 @@ def test_a_broken_protocol_is_caught(mistake: Callable[[pytest.MonkeyPatch], Non
         if caught:
             return
     pytest.fail(f"{mistake.__name__} was not noticed")
+
+
+def test_a_push_that_is_left_out_is_left_out_in_every_schedule() -> None:
+    """Its stamp is written again once NaN is found; also where the servers are on other nodes, and stores arrive in any order."""
+    def work(ps: Worker) -> Any:
+        for clock in range(4):
+            gradient = np.full(20, 1.0)
+            gradient[-1] = np.nan if clock % 2 else 1.0
+            ps.push({"a": np.full(20, 1.0), "w": gradient})
+            ps.clock()
+        return ps.pull("w")
+
+    kinds = [Dense(name, (20,), optim.Add(), dtype="float64", nonfinite="skip") for name in ("a", "w")]
+    for seed in range(8):
+        assert (play(kinds, work, seed=seed, servers=2)["worker 1"] == 4).all()
 
 
 def _one_is_ahead(seed: int) -> None:
