@@ -38,10 +38,11 @@ def small_blocks(patch: pytest.MonkeyPatch, block: int = 64, whole: int = 64) ->
 def build(tables: list[Dense], work: Callable[[Worker], Any], *, workers: int = 2, servers: int = 1, readers: int = 0,
           read: Callable[[Reader], Any] | None = None, seed: int = 0,
           reserve: int = 0, results: dict[str, Any] | None = None, clocks: list[int] | None = None, saver: Any = None,
-          make: type[Server] = Server, **server_options: Any) -> World:
+          make: type[Server] = Server, mailboxes: int | None = None, **server_options: Any) -> World:
     """Return a world with all ranks added; results appear under their names as ranks end, a server's are its pieces."""
     def plan() -> Any:
-        return make_plan(tables, servers=servers, workers=workers, readers=readers, reserve=reserve)
+        return make_plan(tables, servers=servers, workers=workers, readers=readers, reserve=reserve,
+                         mailboxes=mailboxes)
 
     results = {} if results is None else results
     world = World(plan(), seed)

@@ -21,6 +21,7 @@ GROUPS = {
     "verbs": "push, pull, view, round, in place",
     "optimizers": "push and round with momentum and Adam",
     "staleness": "push and round with staleness 3 and none",
+    "rings": "round through rings of blocks",
     "tables": "rounds of 1000 small tables",
     "start": "time to the first line of work, memory of a server",
     "idle": "a server that has nothing to do, its first answer",
@@ -126,6 +127,8 @@ def _pieces(options: Options, size: int, gloo: rivals.Gloo | None) -> list[Piece
         out.append(lambda crew, n, name=name: verbs.verbs(crew, n, optimizer=name, every=False))  # type: ignore[misc]
     for staleness in STALENESS if "staleness" in groups else ():
         out.append(lambda crew, n, s=staleness: verbs.verbs(crew, n, staleness=s, every=False))  # type: ignore[misc]
+    if "rings" in groups:
+        out.append(lambda crew, n: verbs.by_rings(crew, n))
     if "tables" in groups and size == max((n for n in options.sizes if n <= TABLES), default=0):
         out.append(lambda crew, n: verbs.small_tables(crew, n))
     return out

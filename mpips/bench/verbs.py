@@ -11,6 +11,7 @@
 | round           | push, clock, pull with `out=`                                                                   |
 | round in place  | gradients in place (writing them not counted), clock, view                                      |
 | round of tables | push, clock, pull of many small tables together                                               |
+| round by rings  | round where mailboxes are rings of 4 blocks for each worker                                     |
 
 With several workers under staleness 0 a round has the update of all of them, so each waits for the slowest.
 """
@@ -25,6 +26,7 @@ import numpy as np
 
 from mpips.bench.crew import LR, Case, Crew, Samples, gradient, steps, timed
 from mpips.cluster.run import run
+from mpips.layout import BLOCK
 from mpips.optim import make
 from mpips.table import Dense
 from mpips.worker import Worker
@@ -84,13 +86,28 @@ def small_tables(crew: Crew, size: int, many: int = MANY) -> Samples:
     return {Case("round of tables", size, "sgd", "0"): times} if times else {}
 
 
+def by_rings(crew: Crew, size: int) -> Samples:
+    """Time rounds through rings, at sizes that do not fit into them."""
+    room = crew.workers * 4 * BLOCK
+    if 2 * crew.workers * size * 4 // crew.servers <= room:
+        return {}
+    times: list[float] = []
+
+    def work(ps: Worker) -> None:
+        grad, w = gradient(size), np.empty(size, np.float32)
+        times.extend([_round(ps, grad, w) for _ in range(WARM + steps(size))][WARM:])
+
+    _run(crew, work, [_table("w", size, "sgd", 0)], room)
+    return {Case("round by rings", size, "sgd", "0"): times} if times else {}
+
+
 def _table(name: str, size: int, optimizer: str, staleness: int | None) -> Dense:
     return Dense(name, (size,), optimizer=make(optimizer, lr=LR), staleness=staleness)
 
 
-def _run(crew: Crew, work: Callable[[Worker], None], tables: list[Dense]) -> None:
+def _run(crew: Crew, work: Callable[[Worker], None], tables: list[Dense], mailboxes: int | None = None) -> None:
     crew.meet()
-    run(work, tables, servers=(crew.servers, "first"), device="cpu")
+    run(work, tables, servers=(crew.servers, "first"), mailboxes=mailboxes, device="cpu")
     crew.meet()
 
 

@@ -58,7 +58,7 @@ def plan(file: str, settings: Sequence[str] = (), *, servers: int | None = None,
         if n < 1:
             raise UsageError(f"{name} {n}: at least one is needed")
     tables = prepare(config, file).tables
-    made = make_plan(tables, servers=servers, workers=workers, readers=config.readers)
+    made = make_plan(tables, servers=servers, workers=workers, readers=config.readers, mailboxes=config.mailboxes)
     rows = []
     for index, window in enumerate(made.maps):
         row = {

@@ -89,11 +89,11 @@ def check_plan(plan: Plan, here: Sequence[int], shared: bool, root: Path = ROOT)
 
 
 def slot_bytes(plan: Plan, server: int) -> int:
-    """Return the bytes of all optimizer slots of a server, the float32 master of half tables too."""
+    """Return the bytes of all optimizer slots of a server, the float32 master of half tables and the sums of rings too."""
     total = 0
     for block in plan.layout.on(server):
         table = plan.layout.tables[block.table]
-        arrays = len(table.optimizer.slots) + (table.half and table.master)
+        arrays = len(table.optimizer.slots) + (table.half and table.master) + plan.rings
         total += (block.stop - block.start) * arrays * table.compute_dtype.itemsize
     return total
 

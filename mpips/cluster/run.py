@@ -65,6 +65,7 @@ class Job:
     timeout: float
     nodes: str
     reserve: int
+    mailboxes: int | None
     meta: Any
     fold: str
     threads: int | None
@@ -74,7 +75,7 @@ class Job:
     def digest(self) -> str:
         """Hash of all that must be equal on every rank."""
         text = json.dumps([[t.describe() for t in self.tables], self.servers, self.readers, self.seed, self.timeout, self.nodes,
-                           self.reserve, self.fold, self.trace is not None,
+                           self.reserve, self.mailboxes, self.fold, self.trace is not None,
                            self.checkpoint is not None and self.checkpoint.every], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -99,8 +100,8 @@ class Job:
 
 def run(work: Callable[[Worker], Any], tables: Sequence[Dense], *, servers: int | str | tuple[int, str] = 1, readers: int = 0,
         read: Callable[[Reader], Any] | None = None, checkpoint: CheckpointPolicy | None = None, seed: int = 0,
-        device: str = "auto", timeout: float = 300.0, nodes: str = "real", reserve: int = 0, meta: Any = None,
-        fold: str = "auto", threads: int | None = None,
+        device: str = "auto", timeout: float = 300.0, nodes: str = "real", reserve: int = 0,
+        mailboxes: int | None = None, meta: Any = None, fold: str = "auto", threads: int | None = None,
         around: Callable[[str, int, int], AbstractContextManager[object]] | None = None,
         trace: str | os.PathLike[str] | None = None) -> list[Any] | None:
     """Run `work(ps)` on every worker rank with `tables` on the server ranks; return the results on worker 0, else None.
@@ -117,6 +118,8 @@ def run(work: Callable[[Worker], Any], tables: Sequence[Dense], *, servers: int 
     | timeout    | seconds after which any wait ends the job and says who waited for whom                            |
     | nodes      | "real"; "single" treats each rank as alone on its node (tests, benchmarks)                        |
     | reserve    | spare bytes on each server for tables that are created later                                      |
+    | mailboxes  | None: room for two gradients of each worker on every server; a number: at most so many bytes on a  |
+    |            | server, and if two gradients of each need more, rings of blocks (staleness 0 only; the same bits)  |
     | meta       | JSON values kept in every checkpoint                                                              |
     | fold       | what runs the optimizers: "auto", "numpy", "numba"; the bits are the same                         |
     | threads    | of each server's folds; None: OMP_NUM_THREADS, else SLURM_CPUS_PER_TASK, else 1; the bits are the same |
@@ -143,7 +146,7 @@ def run(work: Callable[[Worker], Any], tables: Sequence[Dense], *, servers: int 
         problem = None
         try:
             job = _check(Job(work, check_tables(tables), servers, readers, read, checkpoint, seed, device, timeout, nodes, reserve,
-                             meta, fold, threads, around or _nothing, trace))
+                             mailboxes, meta, fold, threads, around or _nothing, trace))
             world.refuse_singletons(comm.Get_size())
             if job.trace is not None and comm.Get_rank() == 0:
                 check(job.trace)
@@ -174,6 +177,8 @@ def _check(job: Job) -> Job:
     for key, value in (("readers", job.readers), ("reserve", job.reserve), ("seed", job.seed)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise UsageError(f"run: {key} {value!r} is not a number from 0")
+    if job.mailboxes is not None and (isinstance(job.mailboxes, bool) or not isinstance(job.mailboxes, int) or job.mailboxes < 1):
+        raise UsageError(f"run: mailboxes {job.mailboxes!r} is not a number of bytes from 1")
     if job.seed >= 1 << 64:
         raise UsageError(f"run: seed {job.seed} does not fit into 64 bits")
     if job.checkpoint is not None and not hasattr(job.checkpoint, "bind"):
@@ -212,7 +217,8 @@ def make_worker(job: Job, transport: Any, plan: Plan, index: int, now: int, numb
 
 def plan_of(job: Job, servers: int, workers: int, readers: int) -> Plan:
     """Lay out the job's tables."""
-    return make_plan(job.tables, servers=servers, workers=workers, readers=readers, reserve=job.reserve)
+    return make_plan(job.tables, servers=servers, workers=workers, readers=readers, reserve=job.reserve,
+                     mailboxes=job.mailboxes)
 
 
 def restore(job: Job) -> Restored | None:

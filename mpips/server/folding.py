@@ -31,6 +31,7 @@ class Job:
     scale: float
     todo: list[Span]
     ready: set[int] = field(default_factory=set)  # slots of blocks that are computed already, see `ahead`
+    summed: bool = False  # whether the gradients have been added up already, see `rings`
 
 
 def fold_span(transport: Transport, store: Store, job: Job) -> int:
@@ -53,7 +54,10 @@ def compute(transport: Transport, store: Store, job: Job, span: Span) -> None:
     version = store.version(span.lo)
     store.mark(span, BEGIN, version + 1)
     transport.sync()
-    gradients = [store.gradient(span, p.worker, p.half) for p in job.pushes if not p.void]
+    if job.summed:
+        gradients = [store.total(span)]
+    else:
+        gradients = [store.gradient(span, p.worker, p.half) for p in job.pushes if not p.void]
     span.fold(store.copy(span, version & 1), store.copy(span, (version + 1) & 1), store.slots(span), gradients,
               step=version + 1, clock=job.schedule, scale=job.scale)
 

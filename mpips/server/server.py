@@ -11,6 +11,7 @@ from mpips.server.cohorts import Cohort, Push
 from mpips.server.cuts import Cuts
 from mpips.server.folding import Job, acknowledge, fold_span, raise_floors
 from mpips.server.mailboxes import Mailboxes
+from mpips.server.rings import Rings
 from mpips.server.saving import Restored, Saver
 from mpips.server.store import Span, Store
 from mpips.trace import Trace
@@ -44,6 +45,7 @@ class Server:
         self._cuts = Cuts(transport, plan, self._store, self._mail, saver, every=every, at_end=at_end)
         self._catalogue = Catalogue(transport, plan, index)
         self._ahead = Ahead(transport, plan, self._store, self._mail)
+        self._rings = Rings(transport, plan, self._store, self._mail) if plan.rings else None
         self._restored = restored
         self._jobs: deque[Job] = deque()
         self._held: dict[int, tuple[int, int]] = {}  # client -> its HOLD word, table
@@ -76,6 +78,9 @@ class Server:
         self._freed = []
         if news and any(mail.coming):
             self._look_ahead()
+        if self._rings is not None and self._rings.step():
+            self._advance(mail.cohorts)
+            news = True
         done = self._work() or self._ahead.step()
         if self._cuts.wanted and self._cuts.step([cohort.floor for cohort in mail.cohorts], not self._jobs and mail.quiet):
             self._advance(mail.cohorts)  # a cut that is taken lets folds go on
@@ -153,7 +158,7 @@ class Server:
                 due = first == floor < top and all(r > floor or h == floor for r, h in zip(reached, heads, strict=True))
             else:
                 due = first < NEVER
-            if due and cohort not in held:
+            if due and cohort not in held and (self._rings is None or self._rings.through(cohort, first)):
                 self._start(cohort)
         self._publish_floors()
 
@@ -191,7 +196,7 @@ class Server:
                 scale = 1.0 / sum(live or c > clock for c, live in zip(mail.clocks, mail.live, strict=True))
         else:
             schedule = clock if mail.ended() else mail.slowest()
-        return Job([cohort], cohort.tables, clock, schedule, pushes, scale, [])
+        return Job([cohort], cohort.tables, clock, schedule, pushes, scale, [], summed=self._rings is not None)
 
     def _look_ahead(self) -> None:
         """Find the folds that would be due if every push that is coming were committed."""

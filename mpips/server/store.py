@@ -30,6 +30,7 @@ class Span:
     Attributes:
         fold, dtype: of all their tables.
         slots: the optimizer's slots, (elements,), of these blocks and maybe their neighbours; `first` is the element at `start`.
+            Where pushes come through rings, the last is the sum of gradients.
     """
 
     lo: int
@@ -101,7 +102,7 @@ class Store:
             self.blocks.append(mine)
             self.since.append(since)
             found += [(block, fold) for block in mine]
-        for block, fold, slots, first in _allocate(found):
+        for block, fold, slots, first in _allocate(found, self._plan.rings):
             table = self.table(block.table)
             start, stop = block.offset, block.offset + (block.stop - block.start) * table.np_dtype.itemsize
             self.spans.append(Span(block.slot, block.slot + 1, start, stop, fold, table.np_dtype, slots, first))
@@ -180,10 +181,23 @@ class Store:
         """View of a span in a worker's mailbox half."""
         return self._view(span, self._map.mailbox(worker, half))
 
+    def ring(self, worker: int, offset: int) -> Array:
+        """Bytes of a worker's ring from `offset` on."""
+        at = self._map.mailbox(worker, 0)
+        return self._memory[at + offset : at + self._map.ring]
+
     def slots(self, span: Span) -> list[Array]:
         """Views of a span in the optimizer's slots, in the order of `Fold.names`."""
         size = span.nbytes // span.dtype.itemsize
-        return [slot[span.first : span.first + size] for slot in span.slots]
+        return [slot[span.first : span.first + size] for slot in span.slots[: len(span.fold.names)]]
+
+    def total(self, span: Span) -> Array:
+        """View of a span in the sum of gradients, (n,) of the compute dtype, where pushes come through rings."""
+        return span.slots[-1][span.first : span.first + span.nbytes // span.dtype.itemsize]
+
+    def block(self, slot: int) -> Block:
+        """Block by slot."""
+        return self._by_slot[slot]
 
     def tables(self, clock: int) -> list[Dense]:
         """The tables that belong to the cut of this clock."""
@@ -212,8 +226,11 @@ class Store:
         return view
 
 
-def _allocate(found: Sequence[tuple[Block, Fold]]) -> list[tuple[Block, Fold, tuple[Array, ...], int]]:
-    """Give neighbouring blocks with the same fold their slots in one piece of memory, so that they can be folded together."""
+def _allocate(found: Sequence[tuple[Block, Fold]], rings: bool) -> list[tuple[Block, Fold, tuple[Array, ...], int]]:
+    """Give neighbouring blocks with the same fold their slots in one piece of memory, so that they can be folded together.
+
+    With `rings` there is one more, for the sum of gradients.
+    """
     found = sorted(found, key=lambda pair: pair[0].slot)
     groups: list[list[tuple[Block, Fold]]] = []
     for block, fold in found:
@@ -228,6 +245,6 @@ def _allocate(found: Sequence[tuple[Block, Fold]]) -> list[tuple[Block, Fold, tu
     for group in groups:
         first, last, fold = group[0][0], group[-1][0], group[0][1]
         size = (last.offset - first.offset) // fold.itemsize + last.stop - last.start
-        slots = tuple(np.zeros(size, fold.dtype) for _ in fold.names)
+        slots = tuple(np.zeros(size, fold.dtype) for _ in range(len(fold.names) + rings))
         out += [(block, fold, slots, (block.offset - first.offset) // fold.itemsize) for block, fold in group]
     return out

@@ -76,6 +76,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         log: directory of `metrics.jsonl` and of the ranks' log files; None is `log` in the checkpoint's directory,
             or no files at all.
         trace: file that shows what every rank did when, see `mpips.trace`.
+        mailboxes: bytes that all workers' mailboxes may take on one server before they become rings, see `mpips.run`.
         seed: of the initial values and of the order of the samples.
         device: "auto", "cpu" or "gpu".
         timeout: seconds after which any wait says who waits for whom and ends the job.
@@ -100,6 +101,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     checkpoint: Checkpoint | None = None
     log: str | None = None
     trace: str | None = None
+    mailboxes: Count | None = None
     seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 0
     device: Literal["auto", "cpu", "gpu"] = "auto"
     timeout: Annotated[float, Meta(gt=0)] = 300.0

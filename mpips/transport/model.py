@@ -75,8 +75,8 @@ class World:
             edges = [0, *(e for w in words for e in w), m.copy(0)]
             self._mine.append([slice(*w) for w in words] + [slice(m.copy(c), m.copy(c) + m.nbytes) for c in (0, 1) if m.nbytes])
             self._theirs.append([slice(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if a < b])
-            halves = [m.mailbox(k, half) for k in range(self.plan.workers) for half in (0, 1)]
-            self._theirs[-1] += [slice(at, at + m.nbytes) for at in halves if m.nbytes]
+            halves = [m.mailbox(k, half) for k in range(self.plan.workers) for half in ((0,) if m.ring else (0, 1))]
+            self._theirs[-1] += [slice(at, at + (m.ring or m.nbytes)) for at in halves if m.nbytes]
         self._news = [False] * len(self.public)  # whether anything has landed in a window since its last sync
         self._paces: list[int] = []
         self._change = self.random.choice(CHANGE)

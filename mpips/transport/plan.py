@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mpips.layout import ALIGN, BLOCK, Layout, align, place
+from mpips import layout as grid
+from mpips.errors import UsageError
+from mpips.layout import ALIGN, Layout, align, place
 from mpips.table import Dense
 from mpips.transport.words import Map, Words
 
+PAGE = 4096  # bytes
 SPARE_TABLES = 64  # tables that may be created later when `reserve` is given
 
 
@@ -31,6 +34,11 @@ class Plan:
         return self.layout.servers
 
     @property
+    def rings(self) -> bool:
+        """Whether pushes go through rings of blocks, not through mailboxes that hold a whole shard."""
+        return self.words.rings
+
+    @property
     def clients(self) -> int:
         """Workers and readers."""
         return self.workers + self.readers
@@ -51,11 +59,43 @@ class Plan:
         return after if room else None
 
 
-def make_plan(tables: list[Dense], *, servers: int, workers: int, readers: int = 0, reserve: int = 0) -> Plan:
-    """Lay out `tables`, with `reserve` spare bytes on each server for tables created later."""
+def make_plan(tables: list[Dense], *, servers: int, workers: int, readers: int = 0, reserve: int = 0,
+              mailboxes: int | None = None) -> Plan:
+    """Lay out `tables`.
+
+    Args:
+        reserve: spare bytes on each server for tables created later.
+        mailboxes: bytes for all workers' mailboxes on one server; if they need more they become rings of that size together.
+
+    Raises UsageError if rings cannot be: too little for them, or a table has staleness.
+    """
     layout = place(tables, servers)
     spare = align(reserve)
-    blocks = max(layout.slots) + (spare // BLOCK + SPARE_TABLES if spare else 0)
-    words = Words(workers, workers + readers, servers, len(tables) + (SPARE_TABLES if spare else 0), blocks)
-    maps = tuple(Map(words, align(n, ALIGN) + spare) for n in layout.nbytes)
+    largest = 2 * align(align(max(layout.nbytes), ALIGN) + spare, PAGE)
+    ring = 0 if mailboxes is None or workers * largest <= mailboxes else _ring(mailboxes, workers)
+    for table in tables if ring else ():
+        check_ring(table)
+    blocks = max(layout.slots) + (spare // grid.BLOCK + SPARE_TABLES if spare else 0)
+    words = Words(workers, workers + readers, servers, len(tables) + (SPARE_TABLES if spare else 0), blocks, ring > 0)
+    maps = tuple(Map(words, align(n, ALIGN) + spare, ring) for n in layout.nbytes)
     return Plan(layout, words, maps, workers, readers)
+
+
+def _ring(mailboxes: int, workers: int) -> int:
+    """Bytes of one worker's ring."""
+    ring, least = mailboxes // workers // PAGE * PAGE, align(2 * grid.BLOCK, PAGE)
+    if ring < least:
+        raise UsageError(f"run: mailboxes={mailboxes} bytes for {workers} workers: each needs a ring of two blocks, "
+                         f"{least * workers} bytes together")
+    return ring
+
+
+def check_ring(table: Dense) -> None:
+    """Raise UsageError if this table cannot be pushed through a ring.
+
+    A server adds up what leaves the rings, in the workers' order, so that no worker waits for one that comes after it. Updates that
+    are folded one by one, as they arrive, have no such order: two servers could begin with different ones, and wait for ever.
+    """
+    if table.staleness != 0:
+        raise UsageError(f"table '{table.name}': staleness {table.staleness} where mailboxes are rings (run(mailboxes=...)); "
+                         "they take tables with staleness 0 only")

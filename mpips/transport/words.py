@@ -2,6 +2,8 @@
 
     words | catalogue | spools | copy 0 | copy 1 | worker 0: half 0, half 1 | worker 1: half 0, half 1 | ...
 
+Where the halves of all workers would take too much memory, each worker has a ring of a few blocks instead (`mpips.worker.rings`).
+
 A control word has 8 bytes, is aligned, and has one writer for its whole life (but for BELL, see `doze`); the words of each writer
 start on a cache line of their own. No word is ever packed with data. Everybody may read every word.
 
@@ -11,11 +13,15 @@ Written by the server
     block[slot]         VERSION (folds published), BEGIN (version being written or last written), TICK 0 and TICK 1 (for each
                         copy: clock of the fold that made it, plus one)
     HELD[client]        the last HOLD of this client that is in force
+    TAIL[client]        pieces of its ring that have been added up; their bytes and records are free again
     others              see the names below
 Written by a client (workers first, then readers)
     COMMIT              number of this worker's last committed push; the push exists by this number alone
     STAMP[table][half]  the number of the push that fills this half, and its (clock << 1 | void)
     ARRIVAL[slot][half] number of the push whose block stands whole in this half, committed or not; only on the node
+    RECORD[i]           a piece in the ring: number and clock of its push; blocks lo << 32 | hi; first byte << 1 | it is the push's
+                        last on this server. `i` is the count of pieces before it, modulo RECORDS
+    HEAD                pieces that stand whole in the ring, counted from the start
     CLOCK               clocks completed
     END                 0 while it lives, else final clock + 1
     others              see the names below
@@ -29,7 +35,7 @@ from dataclasses import dataclass, field
 
 from mpips.layout import align
 
-PROTOCOL = 2  # raised whenever a word or a rule of the protocol changes its meaning
+PROTOCOL = 3  # raised whenever a word or a rule of the protocol changes its meaning
 WORD = 8
 LINE = 16  # words; two cache lines, because processors fetch lines in pairs
 
@@ -57,7 +63,8 @@ CREATE = 8  # number of the last request in this client's spool on server 0
 VOIDS = 9  # pushes left out because of NaN or Inf
 NEED = 10  # on server 0: while it waits it cannot stop, and those it waits for must come to this clock
 COMING = 11  # number of a push under way whose arrivals are told, see `mpips.server.ahead`
-CLIENT_WORDS = 12  # as many fit in a line
+HEAD = 12  # pieces in the ring so far, taken out or not
+CLIENT_WORDS = 13  # as many fit in a line
 STOPPED_BITS = 40  # of the STOPPED word hold the clock
 
 # Words of a peer, from `Words.peer(i)`
@@ -68,6 +75,9 @@ CUT = 2  # from server 0: number of the newest cut for which all workers stand
 # Words of a block, from `Words.block(slot)`
 VERSION, BEGIN, TICK0, TICK1 = 0, 1, 2, 3
 BLOCK_WORDS = 4
+
+RECORDS = 64  # pieces that a ring can hold at a time
+RECORD_WORDS = 4  # number, clock, blocks, place
 
 SPOOL = 4096  # bytes for one request of a client: a length word and JSON
 CATALOGUE_BYTES = 1 << 16  # bytes for all tables created later
@@ -84,13 +94,15 @@ class Words:
     servers: int
     tables: int  # room for tables, later ones included
     blocks: int  # room for blocks on the server that has the most
+    rings: bool = False  # whether pushes go through rings
 
     def __post_init__(self) -> None:
         stamps, arrivals = _lines(self.tables * 4), _lines(self.blocks * 2)
+        line = LINE + stamps + arrivals + (RECORDS * RECORD_WORDS if self.rings else 0)
         sections = {  # name -> words in it
             "server": LINE, "floor": _lines(self.tables), "_ack": self.workers * _lines(self.tables),
             "_reply": self.clients * LINE, "_block": _lines(self.blocks * BLOCK_WORDS), "_peer": self.servers * LINE,
-            "_client": self.clients * (LINE + stamps + arrivals), "bell": LINE,
+            "_client": self.clients * line, "bell": LINE,
         }
         at = 0
         for name, size in sections.items():
@@ -99,7 +111,8 @@ class Words:
         object.__setattr__(self, "count", at)
         object.__setattr__(self, "_tables", _lines(self.tables))
         object.__setattr__(self, "_arrivals", LINE + stamps)
-        object.__setattr__(self, "_client_size", LINE + stamps + arrivals)
+        object.__setattr__(self, "_records", LINE + stamps + arrivals)
+        object.__setattr__(self, "_client_size", line)
 
     server: int = field(init=False)  # first of the server's own single words
     floor: int = field(init=False)  # FLOOR of table 0; the others follow
@@ -112,6 +125,7 @@ class Words:
     _client: int = field(init=False)
     _tables: int = field(init=False)
     _arrivals: int = field(init=False)
+    _records: int = field(init=False)
     _client_size: int = field(init=False)
 
     def ack(self, worker: int) -> int:
@@ -119,7 +133,7 @@ class Words:
         return self._ack + worker * self._tables
 
     def reply(self, client: int) -> int:
-        """Line of the server's words for one client: HELD, SAVE_SEEN, SAVE_DONE, CREATE_DONE."""
+        """Line of the server's words for one client: HELD, SAVE_SEEN, SAVE_DONE, CREATE_DONE, TAIL."""
         return self._reply + client * LINE
 
     def block(self, slot: int) -> int:
@@ -142,6 +156,10 @@ class Words:
         """ARRIVAL of a block in a mailbox half."""
         return self._client + client * self._client_size + self._arrivals + slot * 2 + half
 
+    def record(self, client: int, count: int) -> int:
+        """First of the words of the record that follows `count` others in a client's ring."""
+        return self._client + client * self._client_size + self._records + count % RECORDS * RECORD_WORDS
+
     def owned(self, server: int) -> list[tuple[int, int]]:
         """Ranges of words that server `server` itself writes in its own window."""
         return [(0, self.peer(0)), (self.peer(server), self.peer(server + 1))]
@@ -152,6 +170,7 @@ HELD = 0  # the HOLD word that is in force
 SAVE_SEEN = 1  # the last SAVE word taken note of
 SAVE_DONE = 2  # server 0: this worker's clock in the newest complete checkpoint
 CREATE_DONE = 3  # server 0: the last CREATE request answered (negative: refused, the reason is in the spool)
+TAIL = 4  # pieces taken out of its ring
 
 
 def _lines(words: int) -> int:
@@ -163,6 +182,7 @@ class Map:
     """Byte offsets in the window of one server whose shard has `nbytes` bytes (spare space included).
 
     Attributes:
+        ring: bytes of each worker's ring, 0 where it has two mailbox halves.
         catalogue: first byte of the descriptions of tables created later.
         region: bytes of one copy or half; a whole number of pages, so that no two writers share one.
         size: bytes of the whole window.
@@ -170,6 +190,7 @@ class Map:
 
     words: Words
     nbytes: int
+    ring: int = 0
     catalogue: int = field(init=False)
     region: int = field(init=False)
     size: int = field(init=False)
@@ -190,5 +211,5 @@ class Map:
         return self._copies + number * self.region
 
     def mailbox(self, worker: int, half: int) -> int:
-        """First byte of a mailbox half."""
-        return self._copies + (2 + 2 * worker + half) * self.region
+        """First byte of a mailbox half, or of a worker's ring (half 0)."""
+        return self._copies + 2 * self.region + worker * (self.ring or 2 * self.region) + half * self.region

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from mpips.trace import Trace
 from mpips.transport.base import Array, Transport, wait
 from mpips.transport.plan import Plan
 from mpips.transport.words import CLOCK, END
+
+if TYPE_CHECKING:
+    from mpips.worker.rings import Ring
 
 
 @dataclass
@@ -70,6 +74,7 @@ class Link:
     commits: int = 0  # number of the last push that was committed
     tries: int = 0  # number of the last push that was begun
     holds: int = 0  # holds asked for
+    rings: dict[int, Ring] = field(default_factory=dict)  # by server, of this worker, if there are any
     trace: Trace | None = None  # of this rank, if it is traced
     boundary: Callable[[], None] = lambda: None  # called by verbs at the beginning of a clock; see Clocks
     hurry: Callable[[int], None] = lambda clock: None  # called while the others must come to a clock; see Clocks
@@ -96,7 +101,7 @@ class Link:
         layout = self.plan.layout
         for number in range(len(self.tables), len(layout.tables)):
             table = layout.tables[number]
-            self.tables[table.name] = TableState(number, table, layout.runs[number], told=in_parts(table))
+            self.tables[table.name] = TableState(number, table, layout.runs[number], told=in_parts(table) and not self.plan.rings)
 
     def table(self, name: str) -> TableState:
         """Return the state of a table, or raise UnknownTable."""

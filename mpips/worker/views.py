@@ -10,7 +10,8 @@ from mpips.transport.base import Array
 from mpips.transport.words import BLOCK_WORDS, VERSION
 from mpips.worker.link import Link, TableState
 from mpips.worker.pull import Pull, chosen
-from mpips.worker.push import Push, check_open, wait_half
+from mpips.worker.push import check_open, wait_half
+from mpips.worker.rings import begin_push
 
 
 class View:
@@ -74,7 +75,7 @@ class Gradients:
     def __enter__(self) -> Array:
         link, state = self._link, self._state
         check_open(link, state)
-        whole = whole_on_node(link, state)
+        whole = whole_on_node(link, state) if not link.plan.rings else None
         self.zero_copy = whole is not None
         if whole is None:
             values = np.empty(state.table.size, state.table.np_dtype)
@@ -89,7 +90,7 @@ class Gradients:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self._state.filling = False
         if kind is None:
-            Push(self._link, [self._state], [None if self.zero_copy else self._values]).wait()
+            begin_push(self._link, [self._state], [None if self.zero_copy else self._values]).wait()
 
 
 def whole_on_node(link: Link, state: TableState) -> Array | None:

@@ -25,6 +25,7 @@ from mpips.server.catalogue import decode, encode, table_of
 from mpips.table import Dense
 from mpips.trace import span
 from mpips.transport.base import Array
+from mpips.transport.plan import check_ring
 from mpips.transport.words import CATALOGUE, CATALOGUE_BYTES, CLOCK, CREATE, CREATE_DONE, CREATED, DONE, END, SPOOL
 from mpips.worker.clocks import Clocks
 from mpips.worker.device import Device
@@ -32,6 +33,7 @@ from mpips.worker.handles import PullHandle, PushHandle, SaveHandle
 from mpips.worker.link import Link, TableState
 from mpips.worker.pull import Pull
 from mpips.worker.push import Push, check_open
+from mpips.worker.rings import begin_push
 from mpips.worker.views import Gradients, View
 
 Arrays = Mapping[str, Any]
@@ -244,7 +246,7 @@ class Worker(Client):
         if more or not states:
             return PushHandle(None)
         self._settle()
-        push = Push(self._link, states, flats)
+        push = begin_push(self._link, states, flats)
         handle = PushHandle(push)
         if not push.committed:
             self._outstanding.append(push)
@@ -314,6 +316,8 @@ class Worker(Client):
             self._adopt()
         if table.name in link.tables and link.tables[table.name].table.describe() == table.describe():
             return
+        if link.plan.rings:
+            check_ring(table)
         if link.plan.lockstep and table.staleness != 0 and self._saves:
             raise UsageError(f"table '{table.name}': staleness {table.staleness} in a job whose checkpoints rely on staleness 0")
         self._requests += 1

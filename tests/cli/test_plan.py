@@ -45,6 +45,13 @@ def test_the_numbers_are_those_of_the_windows(file: str) -> None:
     assert found["balance"] == pytest.approx(2 * max(made.layout.nbytes) / sum(made.layout.nbytes))
 
 
+def test_rings_take_what_they_are_given(file: str) -> None:
+    found = plan(file, ["mailboxes=15_000_000", "model.hidden=[60_000]"], servers=1, workers=3)
+    assert found["servers"][0]["mailboxes"] <= 15_000_000
+    assert found["servers"][0]["mailboxes"] > 14_900_000
+    assert found["servers"][0]["slots"] == 3 * 4 * found["parameters"]  # the sum of a clock's gradients, too
+
+
 def test_more_servers_and_half_precision(file: str) -> None:
     found = plan(file, ["dtype=float16"], servers=3)
     assert len(found["servers"]) == 3

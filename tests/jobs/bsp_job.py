@@ -1,6 +1,7 @@
 """Steps of pull all, push, clock under BSP; worker 0 prints the final tables' hashes as JSON.
 
-Arguments: a JSON object with servers, clocks (of each worker, cyclic), nodes, and optionally directory, every, resume.
+Arguments: a JSON object with servers, clocks (of each worker, cyclic), nodes, and optionally directory, every, resume,
+mailboxes.
 """
 
 import json
@@ -32,7 +33,7 @@ def main() -> None:
     if "directory" in options:
         checkpoint = mpips.Checkpoints(options["directory"], every=options.get("every"), resume=options.get("resume"))
     results = mpips.run(work, tables, servers=options["servers"], nodes=options.get("nodes", "real"), checkpoint=checkpoint,
-                        device="cpu")
+                        mailboxes=options.get("mailboxes"), device="cpu")
     if results is not None:
         print(json.dumps(results))
 

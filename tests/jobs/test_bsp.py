@@ -45,6 +45,14 @@ def test_workers_with_unequal_numbers_of_batches_end_cleanly() -> None:
 
 
 @pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("nodes", ["real", "single"])
+def test_rings_give_the_same_bits(nodes: str) -> None:
+    """Room for two blocks of each worker, where its gradients have a dozen."""
+    expected = workload.fingerprint(oracle.bsp(workload.tables(), workload.gradient, [3, 7, 5]))
+    assert expected in job(5, servers=2, clocks=[3, 7, 5], nodes=nodes, mailboxes=3 * 2 * layout.BLOCK)
+
+
+@pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("servers", [1, 3])
 def test_alone_in_one_process(servers: int) -> None:
     expected = workload.fingerprint(oracle.bsp(workload.tables(), workload.gradient, [6]))

@@ -1,0 +1,162 @@
+"""Pushes through rings: where mailboxes for whole shards would be too large, a worker has a few blocks of room on each server.
+
+A push is cut into pieces, neighbouring blocks of at most `BLOCK` bytes together. The worker puts a piece where its ring is free,
+and writes its RECORD; when both are complete it raises HEAD. The server adds the piece to the sum of its clock
+(`mpips.server.rings`) and raises TAIL, so that the place is free again. After its last piece the push is committed as ever.
+
+All rings of all servers are filled in turn, so a server that is slow holds up only what is for it. NaN and Inf are looked for
+before anything leaves, because what a server has added up cannot be taken out again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mpips import layout
+from mpips.transport.base import Array
+from mpips.transport.words import HEAD, RECORDS, TAIL
+from mpips.worker.link import Link, TableState
+from mpips.worker.push import Push, finite, wait_half
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Blocks `lo:hi` (slots of one server) with `nbytes` from the first byte to the last; `parts` are arrays and where they go."""
+
+    lo: int
+    hi: int
+    nbytes: int
+    parts: Sequence[tuple[int, Array]]
+
+
+class Ring:
+    """This worker's ring on one server: where pieces can be written, and which still stand there."""
+
+    def __init__(self, link: Link, server: int) -> None:
+        self._link = link
+        self._server = server
+        self._base = link.plan.maps[server].mailbox(link.index, 0)
+        self._size = link.plan.maps[server].ring
+        self._standing: deque[tuple[int, int]] = deque()  # bytes of the pieces that have not been taken out, oldest first
+        self._head = 0  # pieces written
+        self._tail = 0  # pieces taken out
+
+    def put(self, piece: Piece, number: int, clock: int, last: bool) -> bool:
+        """Write a piece, complete when this returns; return False if there is no room now."""
+        link, t, server = self._link, self._link.transport, self._server
+        at = self._room(layout.align(piece.nbytes))
+        if at is None:
+            return False
+        for offset, part in piece.parts:
+            t.put(server, self._base + at + offset, part)
+        record = np.array([number, clock, piece.lo << 32 | piece.hi, at << 1 | last], np.int64)
+        t.stores(server, link.plan.words.record(link.index, self._head), record)
+        t.flush(server)
+        self._standing.append((at, at + layout.align(piece.nbytes)))
+        self._head += 1
+        link.tell(server, HEAD, self._head)
+        return True
+
+    def _room(self, nbytes: int) -> int | None:
+        """First byte of a free stretch, or None."""
+        tail = self._link.transport.load(self._server, self._link.plan.words.reply(self._link.index) + TAIL)
+        if tail > self._tail:
+            self._link.transport.sync()  # what was read before the place was freed was read before it is written again
+            for _ in range(tail - self._tail):
+                self._standing.popleft()
+            self._tail = tail
+        if not self._standing:
+            return 0
+        if len(self._standing) == RECORDS:
+            return None
+        oldest, end = self._standing[0][0], self._standing[-1][1]
+        if end > oldest:  # free are the end of the ring, and its beginning up to the oldest
+            return end if end + nbytes <= self._size else 0 if nbytes <= oldest else None
+        return end if end + nbytes <= oldest else None
+
+
+class RingPush(Push):
+    """One push of some tables (all with staleness 0), written piece by piece."""
+
+    _left: dict[int, deque[Piece]] | None = None  # by server, what is still to be written; None before it has begun
+    _voids: Sequence[bool] = ()
+    _begun = 0.0
+
+    def advance(self) -> bool:
+        """Go on as far as there is room; return whether it is committed."""
+        if not self.committed and (self.failure or self._left is not None or self.ready()):
+            self._send()
+        return self.committed
+
+    def wait(self) -> None:
+        """Advance until it is committed."""
+        if not self.committed and not self.failure and self._left is None:
+            wait_half(self._link, self._states)
+        if not self.committed:
+            self._link.wait(self.advance, f"room for table {self.what}", lambda: self._link.behind(self.clock + 1))
+
+    def _send(self) -> None:
+        link = self._link
+        if self.failure:
+            raise self.failure
+        if self._left is None:
+            self._begun = time.perf_counter()
+            self._voids = self._checked()
+            number = link.tries = link.tries + 1
+            self._stamp(number, self._voids)
+            self._left = self._cut()
+        rings = link.rings
+        for server, pieces in self._left.items():
+            if server not in rings:
+                rings[server] = Ring(link, server)
+            while pieces and rings[server].put(pieces[0], link.tries, self.clock, len(pieces) == 1):
+                pieces.popleft()
+        if not any(self._left.values()):
+            self._commit(link.tries, self._voids, self._begun)
+            self._gradients = []
+
+    def _checked(self) -> list[bool]:
+        """Look for NaN and Inf; return which tables are void."""
+        voids = []
+        for state, gradient in zip(self._states, self._gradients, strict=True):
+            assert gradient is not None
+            void = not all(finite(gradient[block.start : block.stop]) for run in state.runs for block in run.blocks)
+            if void and state.table.nonfinite != "skip":
+                self.failure = self._nonfinite(state.table)
+                for each in self._states:  # another gradient may be pushed instead
+                    each.closed = -1
+                raise self.failure
+            voids.append(void)
+        return voids
+
+    def _cut(self) -> dict[int, deque[Piece]]:
+        """Cut what is to be pushed into pieces, by server."""
+        found: dict[int, list[tuple[int, int, Array]]] = {}
+        for state, gradient, void in zip(self._states, self._gradients, self._voids, strict=True):
+            assert gradient is not None
+            for run in state.runs if not void else ():
+                for block in run.blocks:
+                    found.setdefault(run.server, []).append((block.slot, block.offset, gradient[block.start : block.stop]))
+        out: dict[int, deque[Piece]] = {}
+        for server, cells in found.items():
+            pieces, first = out.setdefault(server, deque()), 0
+            cells.sort(key=lambda cell: cell[0])
+            for i in range(1, len(cells) + 1):
+                start = cells[first][1]
+                if (i < len(cells) and cells[i][0] == cells[i - 1][0] + 1
+                        and cells[i][1] + cells[i][2].nbytes - start <= layout.BLOCK):
+                    continue
+                pieces.append(Piece(cells[first][0], cells[i - 1][0] + 1, cells[i - 1][1] + cells[i - 1][2].nbytes - start,
+                                    [(offset - start, part) for _, offset, part in cells[first:i]]))
+                first = i
+        return out
+
+
+def begin_push(link: Link, states: Sequence[TableState], gradients: Sequence[Array | None]) -> Push:
+    """Return a push that has not begun, of the kind that this job's memory allows."""
+    return (RingPush if link.plan.rings else Push)(link, states, gradients)
