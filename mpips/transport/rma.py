@@ -140,7 +140,7 @@ class Rma:
     def loads(self, server: int, word: int, count: int) -> Array:
         own = self._longs[server]
         if own is not None:
-            return own[word : word + count].copy()
+            return np.array(own[word : word + count])
         out = np.empty(count, np.int64)
         self.get(server, word * WORD, out)
         self.flush(server)

@@ -16,23 +16,23 @@ import numpy as np
 from mpips.errors import NonFiniteGradient, ProtocolError
 from mpips.transport.base import Array
 from mpips.transport.words import COMING, COMMIT, VOIDS
+from mpips.worker.group import Group
 from mpips.worker.link import Link, TableState
 
 
 class Push:
     """One push of some tables; `gradients` are flat arrays of the tables' dtypes, None where the mailbox is filled already."""
 
-    def __init__(self, link: Link, states: Sequence[TableState], gradients: Sequence[Array | None]) -> None:
+    def __init__(self, link: Link, group: Group, gradients: Sequence[Array | None]) -> None:
         self._link = link
-        self._states = states
+        self._group = group
         self._gradients = gradients
         self.number = 0  # of the commit, once committed
         self.clock = link.now
         self.failure: NonFiniteGradient | None = None  # it will never be committed
-        for state in states:
-            check_open(link, state)
-        for state in states:
-            if state.table.staleness == 0:
+        check_open(link, group)
+        for state, staleness in zip(group.states, group.staleness, strict=True):
+            if staleness == 0:
                 state.closed = link.now
 
     @property
@@ -54,7 +54,7 @@ class Push:
         """Advance until it is committed."""
         if not self.committed:
             if not self.failure:
-                wait_half(self._link, self._states)
+                wait_half(self._link, self._group)
             self._send()
 
     def applied(self) -> bool:
@@ -62,67 +62,70 @@ class Push:
         if not self.committed:
             return False
         link = self._link
-        for state, word in link.words(link.plan.words.ack(link.index), self._states):
-            if word < self.number:
-                if state.table.staleness == 0:
-                    link.hurry(self.clock + 1)
-                return False
+        t, group = link.transport, self._group
+        if not group.least(t, link.acks, [self.number] * len(group.states)):
+            if not group.least(t, link.acks, [self.number if staleness == 0 else 0 for staleness in group.staleness]):
+                link.hurry(self.clock + 1)
+            return False
         link.transport.sync()
         return True
 
     def wait_applied(self) -> None:
         """Wait until every server has published it; under BSP that takes every worker's push or clock."""
         self.wait()
-        self._link.wait(self.applied, f"the update of table {_names(self._states)}", self._blame)
+        self._link.wait(self.applied, f"the update of table {self._group.title}", self._blame)
 
     def ready(self) -> bool:
         """Whether the half of each table that comes next is free."""
-        return half_free(self._link, self._states)
+        return half_free(self._link, self._group)
 
     def _blame(self) -> str:
-        return self._link.behind(min((s.newest[1] for s in self._states), default=0) + 1)
+        return self._link.behind(min((s.newest[1] for s in self._group.states), default=0) + 1)
 
     def _send(self) -> None:
-        link = self._link
+        link, group = self._link, self._group
+        states = group.states
         begin = time.perf_counter()
         if self.failure:
             raise self.failure
         number = link.tries = link.tries + 1
         self._announce(number)
         try:
-            voids = [self._write(state, gradient, number) for state, gradient in zip(self._states, self._gradients, strict=True)]
+            voids = [self._write(state, gradient, number) for state, gradient in zip(states, self._gradients, strict=True)]
         except NonFiniteGradient as error:
             self.failure = error
-            self._stamp(self._states, 0, False)
-            for state in self._states:  # nothing was committed: another gradient may be pushed instead
+            self._stamp(group, 0, False)
+            for state in states:  # nothing was committed: another gradient may be pushed instead
                 state.closed = -1
             link.all_flush()  # what has left already must not land on top of the push that comes instead
             raise
-        if any(voids):
-            self._stamp([state for state, void in zip(self._states, voids, strict=True) if void], number, True)
+        nbytes = group.nbytes
+        if True in voids:
+            void = [state for state, void in zip(states, voids, strict=True) if void]
+            self._stamp(link.grouped(void), number, True)
+            nbytes -= sum([state.table.nbytes for state in void])
         link.all_flush()
         link.commits = number
         link.tell_all(COMMIT, number)
         self.number = number
-        for state in self._states:
+        for state in states:
             state.pushed(number, self.clock)
-        link.stats["push_bytes"] += sum([state.table.nbytes for state, void in zip(self._states, voids, strict=True) if not void])
-        link.stats["pushes"] += len(voids)
-        link.stats["push_seconds"] += time.perf_counter() - begin
+        stats = link.stats
+        stats["push_bytes"] += nbytes
+        stats["pushes"] += len(voids)
+        stats["push_seconds"] += time.perf_counter() - begin
         if link.trace is not None:
-            link.trace.add("push", begin, clock=self.clock, what=", ".join(s.table.name for s in self._states))
-        if any(voids):
-            link.stats["skipped"] += sum(voids)
-            link.tell_all(VOIDS, int(link.stats["skipped"]))
+            link.trace.add("push", begin, clock=self.clock, what=", ".join(s.table.name for s in states))
+        if True in voids:
+            stats["skipped"] += sum(voids)
+            link.tell_all(VOIDS, int(stats["skipped"]))
 
     def _announce(self, number: int) -> None:
         """Write the stamps, and tell the servers on this node if they may fold blocks of it as they arrive."""
-        link, t = self._link, self._link.transport
-        self._stamp(self._states, number, False)
-        told = [state for state in self._states if state.told]
-        for server in {run.server for state in told for run in state.runs if t.near(run.server)} if told else ():
-            t.flush(server)
-            link.tell(server, COMING, number)
+        self._stamp(self._group, number, False)
+        for server in self._group.told:
+            self._link.transport.flush(server)
+            self._link.tell(server, COMING, number)
 
     def _write(self, state: TableState, gradient: Array | None, number: int) -> bool:
         """Put one table's gradient into its half, looking for NaN and Inf while each block is in cache; whether it is void."""
@@ -150,41 +153,42 @@ class Push:
                     t.store(run.server, link.plan.words.arrival(link.index, block.slot, half), number)
         return False
 
-    def _stamp(self, states: Sequence[TableState], number: int, void: bool) -> None:
+    def _stamp(self, group: Group, number: int, void: bool) -> None:
         """Write the stamps of this push; those between them are this worker's too, and stay as they are."""
-        link, numbers, halves = self._link, [state.number for state in states], [state.pushes & 1 for state in states]
-        if len(states) == 1:
-            at, stamps = link.plan.words.stamp(link.index, numbers[0], halves[0]), link.stamps[numbers[0], halves[0]]
-            stamps[:] = number, self.clock << 1 | void
+        link, packed = self._link, self.clock << 1 | void
+        if len(group.states) == 1:
+            state = group.states[0]
+            half = state.pushes & 1
+            at, stamps = link.plan.words.stamp(link.index, state.number, half), link.stamps[state.number, half]
+            stamps[0], stamps[1] = number, packed
         else:
-            lo, hi = min(numbers, default=0), max(numbers, default=-1) + 1
-            link.stamps[numbers, halves] = number, self.clock << 1 | void
-            at, stamps = link.plan.words.stamp(link.index, lo, 0), link.stamps[lo:hi].reshape(-1)
-        for server in {run.server for state in states for run in state.runs}:
+            link.stamps[group.numbers, [state.pushes & 1 for state in group.states]] = number, packed
+            at, stamps = link.plan.words.stamp(link.index, group.lo, 0), link.stamps[group.lo : group.hi].reshape(-1)
+        for server in group.servers:
             link.transport.stores(server, at, stamps)
 
 
-def half_free(link: Link, states: Sequence[TableState]) -> bool:
+def half_free(link: Link, group: Group) -> bool:
     """Whether the mailbox half that each table's next push goes to is free."""
-    used = [state for state in states if state.halves[state.pushes & 1]]
-    free = all(word >= state.halves[state.pushes & 1] for state, word in link.words(link.plan.words.ack(link.index), used))
+    free = group.least(link.transport, link.acks, [state.halves[state.pushes & 1] for state in group.states])
     link.transport.sync()
     return free
 
 
-def wait_half(link: Link, states: Sequence[TableState]) -> None:
+def wait_half(link: Link, group: Group) -> None:
     """Wait for `half_free`."""
-    link.wait(lambda: half_free(link, states), f"a free mailbox half for table {_names(states)}",
-              lambda: link.behind(min((s.newest[1] for s in states), default=0)))
+    link.wait(lambda: half_free(link, group), f"a free mailbox half for table {group.title}",
+              lambda: link.behind(min((s.newest[1] for s in group.states), default=0)))
 
 
-def check_open(link: Link, state: TableState) -> None:
-    """Raise ProtocolError if the table takes no push now, or no more in this clock."""
-    if state.filling:
-        raise ProtocolError(f"table '{state.table.name}': a push inside `with gradients('{state.table.name}')`")
-    if state.closed == link.now:
-        raise ProtocolError(f"table '{state.table.name}' is closed for clock {link.now}: it has been pushed already "
-                            "(push with more=True adds up several)")
+def check_open(link: Link, group: Group) -> None:
+    """Raise ProtocolError if a table takes no push now, or no more in this clock."""
+    for state in group.states:
+        if state.filling:
+            raise ProtocolError(f"table '{state.table.name}': a push inside `with gradients('{state.table.name}')`")
+        if state.closed == link.now:
+            raise ProtocolError(f"table '{state.table.name}' is closed for clock {link.now}: it has been pushed already "
+                                "(push with more=True adds up several)")
 
 
 def finite(values: Array) -> bool:
@@ -199,6 +203,3 @@ def finite(values: Array) -> bool:
         total = np.einsum("i->", values)
     return isfinite(total) or bool(np.isfinite(values).all())
 
-
-def _names(states: Sequence[TableState]) -> str:
-    return ", ".join(f"'{s.table.name}'" for s in states[:3]) + (", ..." if len(states) > 3 else "")

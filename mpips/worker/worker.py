@@ -20,7 +20,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from mpips.errors import UsageError
+from mpips.errors import UnknownTable, UsageError
 from mpips.server.catalogue import decode, encode, table_of
 from mpips.table import Dense
 from mpips.trace import span
@@ -28,6 +28,7 @@ from mpips.transport.base import Array
 from mpips.transport.words import CATALOGUE, CATALOGUE_BYTES, CLOCK, CREATE, CREATE_DONE, CREATED, DONE, END, SPOOL
 from mpips.worker.clocks import Clocks
 from mpips.worker.device import Device
+from mpips.worker.group import Group
 from mpips.worker.handles import PullHandle, PushHandle, SaveHandle
 from mpips.worker.link import Link, TableState
 from mpips.worker.pull import Pull
@@ -96,11 +97,12 @@ class Client:
         given = [out] if isinstance(tables, str) else list(out) if out is not None else [None] * len(names)
         if len(given) != len(names):
             raise UsageError(f"pull: {len(names)} tables, but out has {len(given)} arrays")
-        states = [self._state(name) for name in names]
+        group = self._group(tuple(names))
+        states = group.states
         self._link.boundary()
         targets = [self._target(state, array) for state, array in zip(states, given, strict=True)]
-        pull = Pull(self._link, states, [flat for flat, _ in targets])
-        if any(state.table.staleness == 0 for state in states):
+        pull = Pull(self._link, group, [flat for flat, _ in targets])
+        if 0 in group.staleness:
             self._reading = [p for p in self._reading if not p.done] + [pull]
 
         def result() -> Any:
@@ -151,6 +153,13 @@ class Client:
         if name not in self._link.tables:
             self._adopt()
         return self._link.table(name)
+
+    def _group(self, names: tuple[str, ...]) -> Group:
+        try:
+            return self._link.group(names)
+        except UnknownTable:
+            self._adopt()
+        return self._link.group(names)
 
     def _adopt(self) -> None:
         """Take note of tables that others have created, as far as every server has them."""
@@ -234,17 +243,17 @@ class Worker(Client):
         if not isinstance(table, (str, Mapping)):
             raise UsageError(f"push: {table!r:.40} is neither a table's name nor a dict of gradients by name")
         pairs = {table: gradient} if isinstance(table, str) else dict(table)
-        states = [self._state(name) for name in pairs]
+        group = self._group(tuple(pairs))
+        states = group.states
         flats = [self._flat(state, array) for state, array in zip(states, pairs.values(), strict=True)]
-        for state in states:
-            check_open(self._link, state)
+        check_open(self._link, group)
         self._link.boundary()
         if more or any(state.sum is not None for state in states):
             flats = [self._add_up(state, flat, more) for state, flat in zip(states, flats, strict=True)]
         if more or not states:
             return PushHandle(None)
         self._settle()
-        push = Push(self._link, states, flats)
+        push = Push(self._link, group, flats)
         handle = PushHandle(push)
         if not push.committed:
             self._outstanding.append(push)
