@@ -12,7 +12,7 @@ from mpips.errors import UnknownTable
 from mpips.layout import Run, in_parts
 from mpips.table import Dense
 from mpips.trace import Trace
-from mpips.transport.base import Array, Transport, wait
+from mpips.transport.base import Transport, wait
 from mpips.transport.plan import Plan
 from mpips.transport.words import CLOCK, END
 from mpips.worker.group import Group
@@ -32,7 +32,6 @@ class TableState:
         told: whether servers on this node are told of each block that has arrived.
         filling: whether `gradients()` has given its next mailbox half away.
         closed: the clock for which it is closed (staleness 0), -1 if none.
-        sum: what `push(more=True)` has added up.
     """
 
     number: int
@@ -45,7 +44,6 @@ class TableState:
     told: bool = False
     filling: bool = False
     closed: int = -1
-    sum: Array | None = None
 
     def pushed(self, number: int, clock: int) -> None:
         """Take note of a push that is committed."""

@@ -191,6 +191,10 @@ def chosen(marks: Sequence[int], clock: int | None) -> list[int]:
     >>> chosen([3, 3, 0, 8], None), chosen([3, 3, 7, 8], 7), chosen([3, 3, 7, 8], 6)
     ([3], [2], [-1])
     """
+    if len(marks) == BLOCK_WORDS:  # one block; nearly always of its newest version
+        version = marks[VERSION]
+        if clock is None or marks[TICK0 + (version & 1)] <= clock:
+            return [version]
     versions = list(marks[VERSION::BLOCK_WORDS])
     if clock is None or not versions:
         return versions
@@ -216,7 +220,7 @@ def _groups(blocks: Sequence[Block]) -> list[list[Block]]:
 
 def _same_copy(versions: Sequence[int]) -> list[tuple[int, int]]:
     """Split into stretches that lie in the same copy; versions of -1 are left out."""
-    if versions[0] >= 0 and versions.count(versions[0]) == len(versions):
+    if versions[0] >= 0 and (len(versions) == 1 or versions.count(versions[0]) == len(versions)):
         return [(0, len(versions))]
     out: list[tuple[int, int]] = []
     for i, version in enumerate(versions):

@@ -130,16 +130,16 @@ class Push:
     def _write(self, state: TableState, gradient: Array | None, number: int) -> bool:
         """Put one table's gradient into its half, looking for NaN and Inf while each block is in cache; whether it is void."""
         link, table, t = self._link, state.table, self._link.transport
-        half, maps = state.pushes & 1, link.plan.maps
+        half = state.pushes & 1
         for run in state.runs:
-            base = maps[run.server].mailbox(link.index, half)
-            tell = state.told and t.near(run.server)
+            server, base = run.server, link.plan.maps[run.server].mailbox(link.index, half)
+            tell = state.told and t.near(server)
             for block in run.blocks:
                 if gradient is not None:
                     part = gradient[block.start : block.stop]
-                    t.put(run.server, base + block.offset, part)
+                    t.put(server, base + block.offset, part)
                 else:
-                    mapped = t.mapped(run.server)
+                    mapped = t.mapped(server)
                     assert mapped is not None
                     at = base + block.offset
                     part = mapped[at : at + (block.stop - block.start) * table.np_dtype.itemsize].view(table.np_dtype)
@@ -149,8 +149,8 @@ class Push:
                     raise NonFiniteGradient(f"table '{table.name}': the gradient pushed by {link.name} in clock {self.clock} has "
                                             "NaN or Inf (nonfinite='skip' leaves such pushes out)")
                 if tell:
-                    t.flush(run.server)
-                    t.store(run.server, link.plan.words.arrival(link.index, block.slot, half), number)
+                    t.flush(server)
+                    t.store(server, link.plan.words.arrival(link.index, block.slot, half), number)
         return False
 
     def _stamp(self, group: Group, number: int, void: bool) -> None:
