@@ -19,6 +19,8 @@ from mpips.transport.words import COMING, COMMIT, VOIDS
 from mpips.worker.group import Group
 from mpips.worker.link import Link, TableState
 
+FEW = 10_000  # elements
+
 
 class Push:
     """One push of some tables; `gradients` are flat arrays of the tables' dtypes, None where the mailbox is filled already."""
@@ -192,14 +194,16 @@ def check_open(link: Link, group: Group) -> None:
 
 
 def finite(values: Array) -> bool:
-    """Whether no element is NaN or Inf: a sum tells, unless it overflows; then every element is looked at.
+    """Whether no element is NaN or Inf: one sum tells, unless it overflows; then every element is looked at.
 
-    einsum takes half the time of np.add.reduce (measured), and does not warn of an overflow as a dot product does.
+    Of what NumPy has, einsum goes fastest over many elements, and vdot, with the squares, costs least for a few (measured: 1.5 us
+    instead of 4.5 for a thousand; BLAS would start threads for more). Neither warns of an overflow, as others do.
     """
     if values.itemsize == 2:
         with np.errstate(over="ignore", invalid="ignore"):
             total = np.add.reduce(values, dtype=np.float32)
+    elif values.size <= FEW:
+        total = np.vdot(values, values)
     else:
         total = np.einsum("i->", values)
     return isfinite(total) or bool(np.isfinite(values).all())
-
