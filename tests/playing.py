@@ -26,6 +26,7 @@ from mpips.transport.places import Endpoint, Window
 from mpips.transport.plan import Plan, make_plan
 from mpips.transport.words import END, NEVER, Map, Words
 from mpips.worker import Reader, Worker
+from mpips.worker.group import Group
 from mpips.worker.link import Link
 
 
@@ -272,7 +273,7 @@ class _Mailboxes(Mailboxes):
         return news
 
 
-UNCHANGING = (Plan, Words, Map, Layout, Dense, Fold, Endpoint, Window)
+UNCHANGING = (Plan, Words, Map, Layout, Dense, Fold, Endpoint, Window, Group)
 
 
 def frozen(thing: Any, inside: tuple[int, ...] = ()) -> Any:

@@ -123,20 +123,24 @@ class Fold:
         total, spare, old, new, *scratch = np.empty((4 + self._program.scratch, stride), self.dtype)
         with np.errstate(all="ignore"):  # an infinity is the worker's to report, and a compiled loop would not warn
             for lo in range(start, stop, stride or 1):
-                at = slice(lo, min(lo + stride, stop))
-                here = slice(0, at.stop - lo)
-                mine = [s[at] for s in slots]
-                w, out = w_old[at], w_new[at]
+                hi = min(lo + stride, stop)
+                w, out, mine, several = w_old, w_new, list(slots), grads
+                if hi - lo < w_old.size:  # else all at once, and views would cost as much as the arithmetic on a few elements
+                    at, here = slice(lo, hi), slice(0, hi - lo)
+                    w, out, mine, several = w[at], out[at], [s[at] for s in mine], [g[at] for g in grads]
+                    if hi - lo < stride:
+                        total, spare, old, new, *scratch = [s[here] for s in (total, spare, old, new, *scratch)]
+                narrow, rounded = w, out
                 if self.half:
-                    w, out = mine.pop(0) if self.master else old[here], new[here]
+                    w, out = mine.pop(0) if self.master else old, new
                     if not self.master:
-                        np.copyto(w, w_old[at])
-                g = combine([g[at] for g in grads], w, *change, total[here], spare[here])
+                        np.copyto(w, narrow)
+                g = combine(several, w, *change, total, spare)
                 if self._loop is not None and self._change == (False, False, False):
                     self._loop(w, [g], mine, scalars, out)
                 else:
-                    self._program(w, g, mine, scalars, out, [s[here] for s in scratch])
+                    self._program(w, g, mine, scalars, out, scratch)
                 if self.half:
-                    np.copyto(w_new[at], out, casting="same_kind")  # rounds to nearest, ties to even
+                    np.copyto(rounded, out, casting="same_kind")  # rounds to nearest, ties to even
                 if self.master:
                     np.copyto(w, out)

@@ -43,6 +43,7 @@ class Rma:
         from mpi4py import MPI
 
         self._mpi = MPI
+        self._byte = MPI.BYTE
         self.comm = comm
         me = comm.Get_rank()
         mine = sizes[servers.index(me)] if me in servers else 0
@@ -56,11 +57,13 @@ class Rma:
         self._asleep = words.server + ASLEEP
         self._rings = me
         self._words: list[memoryview | None] = [None] * len(servers)
+        self._longs: list[Array | None] = [None] * len(servers)  # the same as an array
         for s, rank in enumerate(servers):
             if rank in here:
                 buffer: Any = self._near.Shared_query(here[rank])[0]
                 self._bytes[s] = np.frombuffer(buffer, np.uint8)[: sizes[s]]
                 self._words[s] = memoryview(buffer).cast("B")[: sizes[s] // WORD * WORD].cast("q")
+                self._longs[s] = np.frombuffer(buffer, np.int64, sizes[s] // WORD)
                 self._bells[s] = futex(buffer, words.bell)
         self._far = None
         if spread:
@@ -80,23 +83,25 @@ class Rma:
 
     def put(self, server: int, offset: int, data: Array) -> None:
         window, rank = self._route[server]
-        flat = data.reshape(-1).view(np.uint8)
-        if flat.size <= LONGEST:
-            window.Put([flat, flat.size, self._mpi.BYTE], rank, (offset, flat.size, self._mpi.BYTE))
+        size, byte = data.nbytes, self._byte
+        if size <= LONGEST and data.dtype.isbuiltin == 1:  # MPI takes it as it is: views cost more than the call
+            window.Put([data, size, byte], rank, (offset, size, byte))
             return
-        for at in range(0, flat.size, LONGEST):
+        flat = data.reshape(-1).view(np.uint8)
+        for at in range(0, size, LONGEST):
             part = flat[at : at + LONGEST]
-            window.Put([part, part.size, self._mpi.BYTE], rank, (offset + at, part.size, self._mpi.BYTE))
+            window.Put([part, part.size, byte], rank, (offset + at, part.size, byte))
 
     def get(self, server: int, offset: int, out: Array) -> None:
         window, rank = self._route[server]
-        flat = out.reshape(-1).view(np.uint8)
-        if flat.size <= LONGEST:
-            window.Get([flat, flat.size, self._mpi.BYTE], rank, (offset, flat.size, self._mpi.BYTE))
+        size, byte = out.nbytes, self._byte
+        if size <= LONGEST and out.dtype.isbuiltin == 1:
+            window.Get([out, size, byte], rank, (offset, size, byte))
             return
-        for at in range(0, flat.size, LONGEST):
+        flat = out.reshape(-1).view(np.uint8)
+        for at in range(0, size, LONGEST):
             part = flat[at : at + LONGEST]
-            window.Get([part, part.size, self._mpi.BYTE], rank, (offset + at, part.size, self._mpi.BYTE))
+            window.Get([part, part.size, byte], rank, (offset + at, part.size, byte))
 
     def store(self, server: int, word: int, value: int) -> None:
         words = self._words[server]
@@ -106,9 +111,9 @@ class Rma:
             self.stores(server, word, np.array([value], np.int64))
 
     def stores(self, server: int, word: int, values: Array) -> None:
-        own = self._bytes[server]
+        own = self._longs[server]
         if own is not None:
-            own[word * WORD : (word + values.size) * WORD].view(np.int64)[:] = values
+            own[word : word + values.size] = values
             return
         if values.size > RING:  # rarely: a thousand tables pushed at once
             kept = np.array(values, np.int64)
@@ -133,9 +138,9 @@ class Rma:
         return int(self.loads(server, word, 1)[0])
 
     def loads(self, server: int, word: int, count: int) -> Array:
-        own = self._bytes[server]
+        own = self._longs[server]
         if own is not None:
-            return np.array(own[word * WORD : (word + count) * WORD].view(np.int64))
+            return np.array(own[word : word + count])
         out = np.empty(count, np.int64)
         self.get(server, word * WORD, out)
         self.flush(server)
@@ -197,6 +202,7 @@ class Rma:
         """Give the windows back; collective, so only after all ranks are known to come."""
         self._bytes = []
         self._words = []
+        self._longs = []
         self._bells = []
         for window in self._windows:
             window.Unlock_all()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,12 @@ from mpips.errors import UnknownTable
 from mpips.layout import Run, in_parts
 from mpips.table import Dense
 from mpips.trace import Trace
-from mpips.transport.base import Array, Transport, wait
+from mpips.transport.base import Transport, wait
 from mpips.transport.plan import Plan
 from mpips.transport.words import CLOCK, END
+from mpips.worker.group import Group
+
+GROUPS = 64  # kept by a client
 
 if TYPE_CHECKING:
     from mpips.worker.rings import Ring
@@ -33,7 +36,6 @@ class TableState:
         told: whether servers on this node are told of each block that has arrived.
         filling: whether `gradients()` has given its next mailbox half away.
         closed: the clock for which it is closed (staleness 0), -1 if none.
-        sum: what `push(more=True)` has added up.
     """
 
     number: int
@@ -46,7 +48,6 @@ class TableState:
     told: bool = False
     filling: bool = False
     closed: int = -1
-    sum: Array | None = None
 
     def pushed(self, number: int, clock: int) -> None:
         """Take note of a push that is committed."""
@@ -84,6 +85,10 @@ class Link:
     def __post_init__(self) -> None:
         self.declared = len(self.plan.layout.tables)  # tables given to run(); the others were created later
         self.grow()
+        words = self.plan.words
+        self.own, self.acks = words.client(self.index), words.ack(min(self.index, self.plan.workers - 1))  # first of their words
+        self.servers = range(self.plan.servers)
+        self._groups: dict[tuple[str, ...], Group] = {}
         self.stamps = np.zeros((self.plan.words.tables, 2, 2), np.int64)
 
     @property
@@ -111,17 +116,20 @@ class Link:
             known = ", ".join(self.tables) or "none"
             raise UnknownTable(f"unknown table {name!r}; the tables are: {known}") from None
 
-    def words(self, base: int, states: Sequence[TableState]) -> Iterator[tuple[TableState, int]]:
-        """Read words that go by table, `base` for table 0, on each server of each table."""
-        numbers = [state.number for state in states]
-        lo, hi = min(numbers, default=0), max(numbers, default=-1) + 1
-        rows: dict[int, list[int]] = {}
-        for state in states:
-            for run in state.runs:
-                row = rows.get(run.server)
-                if row is None:
-                    row = rows[run.server] = self.transport.row(run.server, base + lo, hi - lo)
-                yield state, row[state.number - lo]
+    def group(self, names: tuple[str, ...]) -> Group:
+        """Return the group of these tables, or raise UnknownTable."""
+        try:
+            return self._groups[names]
+        except (KeyError, TypeError):  # new, or a name that is none
+            group = self.grouped([self.table(name) for name in names])
+            if len(self._groups) >= GROUPS:  # others each time: then it does not help to keep them
+                self._groups.clear()
+            self._groups[names] = group
+            return group
+
+    def grouped(self, states: Sequence[TableState]) -> Group:
+        """Return a group that is needed once."""
+        return Group(self.transport, self.plan.words, states)
 
     def wait(self, until: Callable[[], bool], what: str, who: Callable[[], str]) -> None:
         """Wait with this client's limit, and count the time."""
@@ -132,21 +140,21 @@ class Link:
 
     def all_flush(self) -> None:
         """Complete everything on every server."""
-        for server in range(self.plan.servers):
+        for server in self.servers:
             self.transport.flush(server)
 
     def tell_all(self, word: int, value: int) -> None:
         """Write one of this client's words on every server, complete when this returns."""
-        at = self.plan.words.client(self.index) + word
-        for server in range(self.plan.servers):
-            self.transport.store(server, at, value)
+        t, at = self.transport, self.own + word
+        for server in self.servers:
+            t.store(server, at, value)
         self.all_flush()
-        for server in range(self.plan.servers):
-            self.transport.ring(server)
+        for server in self.servers:
+            t.ring(server)
 
     def tell(self, server: int, word: int, value: int) -> None:
         """Write one of this client's words on one server, complete when this returns."""
-        self.transport.store(server, self.plan.words.client(self.index) + word, value)
+        self.transport.store(server, self.own + word, value)
         self.transport.flush(server)
         self.transport.ring(server)
 

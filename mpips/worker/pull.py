@@ -11,39 +11,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from mpips.errors import WaitTimeout
 from mpips.layout import Block
 from mpips.transport.base import Array
 from mpips.transport.words import BEGIN, BLOCK_WORDS, HELD, HOLD, TICK0, VERSION
+from mpips.worker.group import Group, Reading
 from mpips.worker.link import Link, TableState
 
 RETRIES = 2  # before a hold
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Neighbouring blocks of a table on one server, to be read into the table's flat array; `clock` None means the newest."""
-
-    blocks: Sequence[Block]
-    out: Array
-    clock: int | None
-
-
 class Pull:
     """One pull of some tables into flat arrays; `advance` until it returns True."""
 
-    def __init__(self, link: Link, states: Sequence[TableState], outs: Sequence[Array]) -> None:
+    def __init__(self, link: Link, group: Group, outs: Sequence[Array]) -> None:
         self._link = link
-        self._states = states
+        self._group = group
         self._outs = outs
-        self.now = link.now
-        self._floors = {s.number: link.now - s.table.staleness for s in states if s.table.staleness is not None}  # at least
-        self._own = {s.number: s.before(link.now) for s in states if s.table.staleness != 0}  # pushes that must be published
-        self._bounded = [s for s in states if self._floors.get(s.number, 0) > 0]
-        self._owning = [s for s in states if self._own.get(s.number, 0)]
-        self._ready = False
+        self.now = now = link.now
+        # What each table's floor must have reached, and which of this worker's pushes must be published: of clocks before this
+        # one; under staleness 0 the floor says that already.
+        self._floors = [now] * len(group.states) if group.lockstep else [-1 if s is None else now - s for s in group.staleness]
+        self._own = [] if group.lockstep else [s.before(now) if s.table.staleness != 0 else 0 for s in group.states]
+        self._ready = link.reader
         self.done = False
 
     def advance(self) -> bool:
@@ -55,11 +46,11 @@ class Pull:
         begin = time.perf_counter()
         self._read()
         stats = self._link.stats
-        stats["pulls"] += len(self._states)
-        stats["pull_bytes"] += sum([state.table.nbytes for state in self._states])
+        stats["pulls"] += len(self._group.states)
+        stats["pull_bytes"] += self._group.nbytes
         stats["pull_seconds"] += time.perf_counter() - begin
         if self._link.trace is not None:
-            self._link.trace.add("pull", begin, clock=self.now, what=", ".join(s.table.name for s in self._states))
+            self._link.trace.add("pull", begin, clock=self.now, what=", ".join(s.table.name for s in self._group.states))
         self.done = True
         return True
 
@@ -69,40 +60,36 @@ class Pull:
 
     def wait(self) -> None:
         """Advance to the end."""
-        names = ", ".join(f"'{s.table.name}'" for s in self._states[:3]) + (", ..." if len(self._states) > 3 else "")
-        self._link.wait(self.ready, f"a pull of table {names}", self._blame)
+        self._link.wait(self.ready, f"a pull of table {self._group.title}", self._blame)
         self.advance()
 
     def ready(self) -> bool:
         """Whether the servers have published all that this pull must see."""
-        link = self._link
-        if link.reader or self._ready:
+        if self._ready:
             return True
-        words = link.plan.words
-        if any(word < self._floors[s.number] for s, word in link.words(words.floor, self._bounded)):
+        link, group = self._link, self._group
+        if self.now > 0 and not group.least(link.transport, link.plan.words.floor, self._floors):
             return False
-        if any(word < self._own[s.number] for s, word in link.words(words.ack(link.index), self._owning)):
+        if self._own and not group.least(link.transport, link.acks, self._own):
             return False
         link.transport.sync()
         self._ready = True
         return True
 
     def _blame(self) -> str:
-        stale = [s.table.staleness for s in self._states if s.table.staleness is not None]
+        stale = [s for s in self._group.staleness if s is not None]
         return self._link.behind(self.now - min(stale, default=0))
 
     def _read(self) -> None:
         """Read all tables at once; then those that were not whole, one by one."""
-        clocks = [self._clock(state) for state in self._states]
-        parts = [Part(run.blocks, out, clock) for state, out, clock in zip(self._states, self._outs, clocks, strict=True)
-                 for run in state.runs]
+        group = self._group
+        clocks = ([self.now] * len(group.states) if group.lockstep and not self._link.reader
+                  else [self._clock(state) for state in group.states])
         bad: dict[int, list[Block]] = {}
-        for block in self._attempt(parts):
-            bad.setdefault(block.table, []).append(block)
-        if bad:
-            for state, out, clock in zip(self._states, self._outs, clocks, strict=True):
-                if state.number in bad:
-                    self._again(state, out, clock, bad[state.number])
+        for owner, block in self._attempt(group.reading, self._outs, clocks):
+            bad.setdefault(owner, []).append(block)
+        for owner, blocks in bad.items():
+            self._again(group.states[owner], self._outs[owner], clocks[owner], blocks)
 
     def _again(self, state: TableState, out: Array, clock: int | None, pending: list[Block]) -> None:
         """Read blocks of one table until each is whole."""
@@ -125,7 +112,8 @@ class Pull:
                     held = self._hold(state)
                 if one_clock:
                     clock = self._clock(state)
-                pending = self._attempt([Part(group, out, clock) for group in (whole if one_clock else _groups(pending))])
+                parts = [(0, blocks) for blocks in (whole if one_clock else _groups(pending))]
+                pending = [block for _, block in self._attempt(Reading(self._link.plan.words, parts), [out], [clock])]
         finally:
             self._release(held)
 
@@ -140,44 +128,37 @@ class Pull:
         self._link.transport.sync()
         return clock
 
-    def _attempt(self, parts: Sequence[Part]) -> list[Block]:
-        """Read stretches of neighbouring blocks once; return the blocks that were not whole."""
-        t, maps = self._link.transport, self._link.plan.maps
-        versions = [chosen(marks, part.clock) for part, marks in zip(parts, self._marks(parts), strict=True)]
+    def _attempt(self, reading: Reading, outs: Sequence[Array], clocks: Sequence[int | None]) -> list[tuple[int, Block]]:
+        """Read stretches of blocks once; return the blocks that were not whole, each with the position of its table.
+
+        Args:
+            outs, clocks: by table, a flat array and the clock whose version is wanted, None for the newest.
+        """
+        t, maps, stretches = self._link.transport, self._link.plan.maps, reading.stretches
+        rows = [t.row(server, word, count) for server, word, count in reading.rows]
+        versions = [chosen(rows[s.row][s.lo : s.hi], clocks[s.owner]) for s in stretches]
         t.sync()
-        for part, mine in zip(parts, versions, strict=True):
+        for s, mine in zip(stretches, versions, strict=True):
+            base, out = maps[s.server], outs[s.owner]
             for lo, hi in _same_copy(mine):
-                first, last = part.blocks[lo], part.blocks[hi - 1]
-                t.get(first.server, maps[first.server].copy(mine[lo] & 1) + first.offset, part.out[first.start : last.stop])
-        for server in {part.blocks[0].server for part in parts}:
+                if hi - lo == len(s.blocks):
+                    t.get(s.server, base.copy(mine[lo] & 1) + s.offset, out[s.start : s.stop])
+                else:
+                    first, last = s.blocks[lo], s.blocks[hi - 1]
+                    t.get(s.server, base.copy(mine[lo] & 1) + first.offset, out[first.start : last.stop])
+        for server in reading.servers:
             t.flush(server)
         t.sync()
-        bad: list[Block] = []
-        for part, mine, marks in zip(parts, versions, self._marks(parts), strict=True):
+        rows = [t.row(server, word, count) for server, word, count in reading.rows]
+        bad: list[tuple[int, Block]] = []
+        for s, mine in zip(stretches, versions, strict=True):
+            row, clock, at = rows[s.row], clocks[s.owner], s.lo
             for i, version in enumerate(mine):
-                at = i * BLOCK_WORDS
-                stale = part.clock is not None and marks[at + TICK0 + (version & 1)] > part.clock
-                if version < 0 or marks[at + BEGIN] > version + 1 or stale:
-                    bad.append(part.blocks[i])
+                if (version < 0 or row[at + BEGIN] > version + 1
+                        or (clock is not None and row[at + TICK0 + (version & 1)] > clock)):
+                    bad.append((s.owner, s.blocks[i]))
+                at += BLOCK_WORDS
         return bad
-
-    def _marks(self, parts: Sequence[Part]) -> list[list[int]]:
-        """Words of each part's blocks."""
-        ends: dict[int, tuple[int, int]] = {}
-        for part in parts:
-            first, last = part.blocks[0], part.blocks[-1].slot + 1
-            lo, hi = ends.get(first.server, (first.slot, last))
-            ends[first.server] = min(lo, first.slot), max(hi, last)
-        words = self._link.plan.words
-        rows = {s: (lo, self._link.transport.row(s, words.block(lo), (hi - lo) * BLOCK_WORDS)) for s, (lo, hi) in ends.items()}
-        if len(parts) == 1:
-            return [rows[parts[0].blocks[0].server][1]]
-        out = []
-        for part in parts:
-            lo, row = rows[part.blocks[0].server]
-            at = (part.blocks[0].slot - lo) * BLOCK_WORDS
-            out.append(row[at : at + len(part.blocks) * BLOCK_WORDS])
-        return out
 
     def _hold(self, state: TableState) -> list[int]:
         """Ask the servers of a table not to begin another fold of it; return them once they have agreed."""
@@ -210,6 +191,10 @@ def chosen(marks: Sequence[int], clock: int | None) -> list[int]:
     >>> chosen([3, 3, 0, 8], None), chosen([3, 3, 7, 8], 7), chosen([3, 3, 7, 8], 6)
     ([3], [2], [-1])
     """
+    if len(marks) == BLOCK_WORDS:  # one block; nearly always of its newest version
+        version = marks[VERSION]
+        if clock is None or marks[TICK0 + (version & 1)] <= clock:
+            return [version]
     versions = list(marks[VERSION::BLOCK_WORDS])
     if clock is None or not versions:
         return versions
@@ -235,7 +220,7 @@ def _groups(blocks: Sequence[Block]) -> list[list[Block]]:
 
 def _same_copy(versions: Sequence[int]) -> list[tuple[int, int]]:
     """Split into stretches that lie in the same copy; versions of -1 are left out."""
-    if versions[0] >= 0 and versions.count(versions[0]) == len(versions):
+    if versions[0] >= 0 and (len(versions) == 1 or versions.count(versions[0]) == len(versions)):
         return [(0, len(versions))]
     out: list[tuple[int, int]] = []
     for i, version in enumerate(versions):

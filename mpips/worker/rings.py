@@ -20,7 +20,8 @@ import numpy as np
 from mpips import layout
 from mpips.transport.base import Array
 from mpips.transport.words import HEAD, RECORDS, TAIL
-from mpips.worker.link import Link, TableState
+from mpips.worker.group import Group
+from mpips.worker.link import Link
 from mpips.worker.push import Push, finite, wait_half
 
 
@@ -96,9 +97,9 @@ class RingPush(Push):
     def wait(self) -> None:
         """Advance until it is committed."""
         if not self.committed and not self.failure and self._left is None:
-            wait_half(self._link, self._states)
+            wait_half(self._link, self._group)
         if not self.committed:
-            self._link.wait(self.advance, f"room for table {self.what}", lambda: self._link.behind(self.clock + 1))
+            self._link.wait(self.advance, f"room for table {self._group.title}", lambda: self._link.behind(self.clock + 1))
 
     def _send(self) -> None:
         link = self._link
@@ -123,12 +124,12 @@ class RingPush(Push):
     def _checked(self) -> list[bool]:
         """Look for NaN and Inf; return which tables are void."""
         voids = []
-        for state, gradient in zip(self._states, self._gradients, strict=True):
+        for state, gradient in zip(self._group.states, self._gradients, strict=True):
             assert gradient is not None
             void = not all(finite(gradient[block.start : block.stop]) for run in state.runs for block in run.blocks)
             if void and state.table.nonfinite != "skip":
                 self.failure = self._nonfinite(state.table)
-                for each in self._states:  # another gradient may be pushed instead
+                for each in self._group.states:  # another gradient may be pushed instead
                     each.closed = -1
                 raise self.failure
             voids.append(void)
@@ -137,7 +138,7 @@ class RingPush(Push):
     def _cut(self) -> dict[int, deque[Piece]]:
         """Cut what is to be pushed into pieces, by server."""
         found: dict[int, list[tuple[int, int, Array]]] = {}
-        for state, gradient, void in zip(self._states, self._gradients, self._voids, strict=True):
+        for state, gradient, void in zip(self._group.states, self._gradients, self._voids, strict=True):
             assert gradient is not None
             for run in state.runs if not void else ():
                 for block in run.blocks:
@@ -157,6 +158,6 @@ class RingPush(Push):
         return out
 
 
-def begin_push(link: Link, states: Sequence[TableState], gradients: Sequence[Array | None]) -> Push:
+def begin_push(link: Link, group: Group, gradients: Sequence[Array | None]) -> Push:
     """Return a push that has not begun, of the kind that this job's memory allows."""
-    return (RingPush if link.plan.rings else Push)(link, states, gradients)
+    return (RingPush if link.plan.rings else Push)(link, group, gradients)

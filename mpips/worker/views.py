@@ -29,13 +29,13 @@ class View:
         state, link = self._state, self._link
         values = None
         if state.table.staleness == 0 and not link.reader:
-            pull = Pull(link, [state], [np.empty(0, state.table.np_dtype)])
+            pull = Pull(link, link.group((state.table.name,)), [np.empty(0, state.table.np_dtype)])
             link.wait(pull.ready, f"a view of table '{state.table.name}'", lambda: link.behind(link.now))
             values = self._in_place()
         self.zero_copy = values is not None
         if values is None:
             values = np.empty(state.table.size, state.table.np_dtype)
-            Pull(link, [state], [values]).wait()
+            Pull(link, link.group((state.table.name,)), [values]).wait()
         values = values.reshape(state.table.shape)
         values.flags.writeable = False
         return values
@@ -74,13 +74,14 @@ class Gradients:
 
     def __enter__(self) -> Array:
         link, state = self._link, self._state
-        check_open(link, state)
+        group = link.group((state.table.name,))
+        check_open(link, group)
         whole = whole_on_node(link, state) if not link.plan.rings else None
         self.zero_copy = whole is not None
         if whole is None:
             values = np.empty(state.table.size, state.table.np_dtype)
         else:
-            wait_half(link, [state])
+            wait_half(link, group)
             run = state.runs[0]
             values = _piece(whole, link.plan.maps[run.server].mailbox(link.index, state.pushes & 1) + run.offset, state)
         state.filling = True
@@ -90,7 +91,8 @@ class Gradients:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self._state.filling = False
         if kind is None:
-            begin_push(self._link, [self._state], [None if self.zero_copy else self._values]).wait()
+            group = self._link.group((self._state.table.name,))
+            begin_push(self._link, group, [None if self.zero_copy else self._values]).wait()
 
 
 def whole_on_node(link: Link, state: TableState) -> Array | None:

@@ -20,7 +20,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from mpips.errors import UsageError
+from mpips.errors import UnknownTable, UsageError
 from mpips.server.catalogue import decode, encode, table_of
 from mpips.table import Dense
 from mpips.trace import span
@@ -29,6 +29,7 @@ from mpips.transport.plan import check_ring
 from mpips.transport.words import CATALOGUE, CATALOGUE_BYTES, CLOCK, CREATE, CREATE_DONE, CREATED, DONE, END, SPOOL
 from mpips.worker.clocks import Clocks
 from mpips.worker.device import Device
+from mpips.worker.group import Group
 from mpips.worker.handles import PullHandle, PushHandle, SaveHandle
 from mpips.worker.link import Link, TableState
 from mpips.worker.pull import Pull
@@ -94,22 +95,26 @@ class Client:
         """Begin a pull; the handle's `wait()` returns what `pull` would have."""
         if not isinstance(tables, (str, Sequence)):
             raise UsageError(f"pull: {tables!r:.40} is neither a table's name nor a list of names")
-        names = [tables] if isinstance(tables, str) else list(tables)
-        given = [out] if isinstance(tables, str) else list(out) if out is not None else [None] * len(names)
-        if len(given) != len(names):
-            raise UsageError(f"pull: {len(names)} tables, but out has {len(given)} arrays")
-        states = [self._state(name) for name in names]
+        single = isinstance(tables, str)
+        group = self._group((tables,) if isinstance(tables, str) else tuple(tables))
+        states = group.states
+        given = [out] if single else list(out) if out is not None else [None] * len(states)
+        if len(given) != len(states):
+            raise UsageError(f"pull: {len(states)} tables, but out has {len(given)} arrays")
         self._link.boundary()
         targets = [self._target(state, array) for state, array in zip(states, given, strict=True)]
-        pull = Pull(self._link, states, [flat for flat, _ in targets])
-        if any(state.table.staleness == 0 for state in states):
-            self._reading = [p for p in self._reading if not p.done] + [pull]
+        pull = Pull(self._link, group, [flat for flat, _ in targets])
 
         def result() -> Any:
-            arrays = [self._deliver(state, flat, array) for state, (flat, array) in zip(states, targets, strict=True)]
-            return arrays[0] if isinstance(tables, str) else arrays
+            arrays = [array for _, array in targets]
+            if self._device:
+                arrays = [self._deliver(state, flat, array) for state, (flat, array) in zip(states, targets, strict=True)]
+            return arrays[0] if single else arrays
 
-        return PullHandle(pull, result)
+        handle = PullHandle(pull, result)
+        if 0 in group.staleness and not pull.done:
+            self._reading = [p for p in self._reading if not p.done] + [pull]
+        return handle
 
     def view(self, table: str) -> View:
         """Return a context whose value is the table, read-only; without a copy if `zero_copy` says so."""
@@ -128,6 +133,8 @@ class Client:
     def _target(self, state: TableState, out: Any) -> tuple[Array, Any]:
         """Return the flat host array to read into, and the array to deliver."""
         table = state.table
+        if type(out) is np.ndarray and out.shape == table.shape and out.dtype == table.np_dtype and out.flags.carray:
+            return (out if out.ndim == 1 else out.reshape(-1)), out  # nearly always
         if out is None:
             if self._device:
                 return self._device.host(table), None
@@ -153,6 +160,13 @@ class Client:
         if name not in self._link.tables:
             self._adopt()
         return self._link.table(name)
+
+    def _group(self, names: tuple[str, ...]) -> Group:
+        try:
+            return self._link.group(names)
+        except UnknownTable:
+            self._adopt()
+        return self._link.group(names)
 
     def _adopt(self) -> None:
         """Take note of tables that others have created, as far as every server has them."""
@@ -209,6 +223,7 @@ class Worker(Client):
         self._clocks = Clocks(link)
         self._saves = saves
         self._requests = 0
+        self._sums: dict[str, Array] = {}  # by table, what `push(more=True)` has added up
 
     @overload
     def push(self, table: str, gradient: Any, *, more: bool = False) -> None: ...
@@ -236,17 +251,17 @@ class Worker(Client):
         if not isinstance(table, (str, Mapping)):
             raise UsageError(f"push: {table!r:.40} is neither a table's name nor a dict of gradients by name")
         pairs = {table: gradient} if isinstance(table, str) else dict(table)
-        states = [self._state(name) for name in pairs]
-        flats = [self._flat(state, array) for state, array in zip(states, pairs.values(), strict=True)]
-        for state in states:
-            check_open(self._link, state)
+        group = self._group(tuple(pairs))
+        states = group.states
+        flats = [self._flat(state.table, array) for state, array in zip(states, pairs.values(), strict=True)]
+        check_open(self._link, group)
         self._link.boundary()
-        if more or any(state.sum is not None for state in states):
-            flats = [self._add_up(state, flat, more) for state, flat in zip(states, flats, strict=True)]
+        if more or self._sums:
+            flats = [self._add_up(state.table, flat, more) for state, flat in zip(states, flats, strict=True)]
         if more or not states:
             return PushHandle(None)
         self._settle()
-        push = begin_push(self._link, states, flats)
+        push = begin_push(self._link, group, flats)
         handle = PushHandle(push)
         if not push.committed:
             self._outstanding.append(push)
@@ -267,7 +282,7 @@ class Worker(Client):
     def gradients(self, table: str) -> Gradients:
         """Return a context whose value is an array to write the gradient to; pushed when the block ends without an exception."""
         state = self._state(table)
-        if state.sum is not None:
+        if table in self._sums:
             raise UsageError(f"table '{table}': gradients() after push(more=True); the last push must be without more")
         self._link.boundary()
         self._settle()
@@ -352,9 +367,8 @@ class Worker(Client):
 
     def _no_sums(self, what: str) -> None:
         """Raise UsageError if a push(more=True) has not been followed by one without: its sum would be lost."""
-        for state in self._link.tables.values():
-            if state.sum is not None:
-                raise UsageError(f"table '{state.table.name}': {what} after push(more=True); the last push must be without more")
+        for name in self._sums:
+            raise UsageError(f"table '{name}': {what} after push(more=True); the last push must be without more")
 
     def _settle(self) -> None:
         """Commit the pushes that were begun, in their order: commit numbers have no gaps."""
@@ -363,9 +377,8 @@ class Worker(Client):
             if not push.failure:  # else whoever holds the handle has been told
                 push.wait()
 
-    def _flat(self, state: TableState, gradient: Any) -> Array:
+    def _flat(self, table: Dense, gradient: Any) -> Array:
         """Return the gradient as a flat contiguous host array after checking it."""
-        table = state.table
         if self._device and self._device.owns(gradient):
             return self._device.fetch(table, gradient)
         if isinstance(gradient, np.generic):
@@ -373,18 +386,22 @@ class Worker(Client):
         if not isinstance(gradient, np.ndarray) or gradient.shape != table.shape or gradient.dtype != table.np_dtype:
             raise UsageError(f"table '{table.name}': a push takes an array of shape {table.shape} and dtype {table.dtype}, "
                              f"not {_seen(gradient)}")
-        return (gradient if gradient.flags.c_contiguous else np.ascontiguousarray(gradient)).reshape(-1)
+        flat = gradient if gradient.flags.c_contiguous else np.ascontiguousarray(gradient)
+        return flat if flat.ndim == 1 else flat.reshape(-1)
 
-    def _add_up(self, state: TableState, flat: Array, more: bool) -> Array:
-        """Add to the worker's sum in the compute dtype; without `more`, return the sum and start anew."""
-        if state.sum is None:
-            state.sum = flat.astype(state.table.compute_dtype)
+    def _add_up(self, table: Dense, flat: Array, more: bool) -> Array:
+        """Add to the worker's sum of a table in the compute dtype; without `more`, return the sum and start anew."""
+        total = self._sums.pop(table.name, None)
+        if total is None:
+            if not more:
+                return flat
+            total = flat.astype(table.compute_dtype)
         else:
-            state.sum += flat.astype(state.table.compute_dtype, copy=False)
+            total += flat.astype(table.compute_dtype, copy=False)
         if more:
+            self._sums[table.name] = total
             return flat
-        total, state.sum = state.sum, None
-        return total.astype(state.table.np_dtype, copy=False)
+        return total.astype(table.np_dtype, copy=False)
 
 
 def _seen(value: Any) -> str:

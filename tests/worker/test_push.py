@@ -9,12 +9,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from mpips.worker.push import finite
+from mpips.worker.push import FEW, finite
 
 LARGEST = {np.float32: 3e38, np.float64: 1e308, np.float16: 65504.0, ml_dtypes.bfloat16: 3e38}
 
 
-@pytest.mark.parametrize("size", [1, 10, 100_000])
+@pytest.mark.parametrize("size", [1, 10, FEW, FEW + 1, 100_000])
 @pytest.mark.parametrize("dtype", LARGEST)
 def test_numbers_are_told_from_what_is_none_without_a_warning(dtype: Any, size: int) -> None:
     with warnings.catch_warnings():
