@@ -102,6 +102,18 @@ def no_second_look(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(pull.Pull, "_attempt", trusting)
 
 
+def early_without_tick(patch: pytest.MonkeyPatch) -> None:
+    """A block is read before its table is ready though it is not of this clock."""
+    early = pull.Pull._read_early
+
+    def hasty(self: pull.Pull) -> None:
+        now, self.now = self.now, self.now - 1
+        early(self)
+        self.now = now
+
+    patch.setattr(pull.Pull, "_read_early", hasty)
+
+
 FLUSH = model.Endpoint.flush
 ALL = (commit_before_data, arrived_before_data, no_begin_mark, version_before_data, acknowledged_before_version, half_reused,
-       no_second_look)
+       no_second_look, early_without_tick)

@@ -4,13 +4,15 @@ Versions, sync, data, sync, begin-marks: a block read from the copy of version v
 worker of a table with staleness 0 reads the copy whose TICK says that it is of its clock; that copy cannot change while the worker
 stays in the clock. The words of a block need not come from one moment, so TICK is looked at again with the begin-mark. Everybody
 else reads the newest. A table with staleness 0 is never torn between blocks either: a reader takes
-one clock for all of them. After two retries the client holds the table (HOLD) on the servers that it still needs.
+one clock for all of them. A block whose TICK is this very clock is what a worker waits for, and is read while the rest of its table
+is still being folded. After two retries the client holds the table (HOLD) on the servers that it still needs.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 
 from mpips.errors import WaitTimeout
 from mpips.layout import Block
@@ -35,6 +37,7 @@ class Pull:
         self._floors = [now] * len(group.states) if group.lockstep else [-1 if s is None else now - s for s in group.staleness]
         self._own = [] if group.lockstep else [s.before(now) if s.table.staleness != 0 else 0 for s in group.states]
         self._ready = link.reader
+        self._left: list[tuple[int, Sequence[Block]]] | None = None  # not read yet, once something was read before all was ready
         self.done = False
 
     def advance(self) -> bool:
@@ -42,17 +45,22 @@ class Pull:
         if self.done:
             return True
         if not self.ready():
+            if self._group.early:
+                self._read_early()
             return False
         begin = time.perf_counter()
         self._read()
+        self._note("pull", begin)
         stats = self._link.stats
         stats["pulls"] += len(self._group.states)
         stats["pull_bytes"] += self._group.nbytes
-        stats["pull_seconds"] += time.perf_counter() - begin
-        if self._link.trace is not None:
-            self._link.trace.add("pull", begin, clock=self.now, what=", ".join(s.table.name for s in self._group.states))
         self.done = True
         return True
+
+    def _note(self, what: str, begin: float) -> None:
+        self._link.stats["pull_seconds"] += time.perf_counter() - begin
+        if self._link.trace is not None:
+            self._link.trace.add(what, begin, clock=self.now, what=", ".join(s.table.name for s in self._group.states))
 
     def poll(self) -> None:
         """Let the transport make progress."""
@@ -60,8 +68,7 @@ class Pull:
 
     def wait(self) -> None:
         """Advance to the end."""
-        self._link.wait(self.ready, f"a pull of table {self._group.title}", self._blame)
-        self.advance()
+        self._link.wait(self.advance, f"a pull of table {self._group.title}", self._blame)
 
     def ready(self) -> bool:
         """Whether the servers have published all that this pull must see."""
@@ -80,13 +87,36 @@ class Pull:
         stale = [s for s in self._group.staleness if s is not None]
         return self._link.behind(self.now - min(stale, default=0))
 
+    def _read_early(self) -> None:
+        """Read the blocks that are of this clock already: the fold of the clock before has published them."""
+        group, words, t = self._group, self._link.plan.words, self._link.transport
+        left = self._left if self._left is not None else [(i, run.blocks) for i in group.early for run in group.states[i].runs]
+        reading = Reading(words, left)
+        rows = [t.row(server, word, count) for server, word, count in reading.rows]
+        found, rest = list[tuple[int, Sequence[Block]]](), list[tuple[int, Sequence[Block]]]()
+        for s in reading.stretches:
+            row = rows[s.row]
+            here = [row[at + TICK0 + (row[at + VERSION] & 1)] == self.now for at in range(s.lo, s.hi, BLOCK_WORDS)]
+            cuts = [0, *(i for i in range(1, len(here)) if here[i] != here[i - 1]), len(here)]
+            for lo, hi in pairwise(cuts):
+                (found if here[lo] else rest).append((s.owner, s.blocks[lo:hi]))
+        if found:
+            begin = time.perf_counter()
+            bad = self._attempt(Reading(words, found), self._outs, [self.now] * len(group.states))
+            self._left = rest + [(owner, [block]) for owner, block in bad]
+            self._note("pull early", begin)
+
     def _read(self) -> None:
         """Read all tables at once; then those that were not whole, one by one."""
-        group = self._group
+        group, reading = self._group, self._group.reading
         clocks = ([self.now] * len(group.states) if group.lockstep and not self._link.reader
                   else [self._clock(state) for state in group.states])
+        if self._left is not None:
+            parts = list(self._left)
+            parts += [(i, run.blocks) for i, state in enumerate(group.states) if i not in group.early for run in state.runs]
+            reading = Reading(self._link.plan.words, parts)
         bad: dict[int, list[Block]] = {}
-        for owner, block in self._attempt(group.reading, self._outs, clocks):
+        for owner, block in self._attempt(reading, self._outs, clocks):
             bad.setdefault(owner, []).append(block)
         for owner, blocks in bad.items():
             self._again(group.states[owner], self._outs[owner], clocks[owner], blocks)

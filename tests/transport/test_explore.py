@@ -11,6 +11,7 @@ import pytest
 from mpips import Dense, layout, optim
 from mpips.transport.explore import Explorer, Found
 from mpips.worker import Worker
+from mpips.worker.pull import Pull
 from tests import broken
 from tests.playing import explorer
 
@@ -21,6 +22,13 @@ SIZE = 10  # elements of 8 bytes: a block of eight and one of two
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layout, "BLOCK", 64)
     monkeypatch.setattr(layout, "WHOLE", 64)
+
+
+@pytest.fixture(autouse=True)
+def whole_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The enumeration takes each turn of a wait for the same, but a pull that reads blocks while it waits gets on in between.
+    Those are left to random schedules (`tests/server/test_protocol.py`)."""
+    monkeypatch.setattr(Pull, "_read_early", lambda self: None)
 
 
 def job(staleness: int | None, clocks: int, workers: int = 2, limit: int = 0) -> Explorer:
