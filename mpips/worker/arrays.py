@@ -42,6 +42,9 @@ def deliver(device: Device, table: Dense, values: Array, array: Any) -> Any:
 
 def flat(device: Device | None, table: Dense, gradient: Any) -> Array:
     """Return a gradient as a flat contiguous host array; UsageError if it does not fit the table."""
+    if type(gradient) is np.ndarray and gradient.shape == table.shape and gradient.dtype == table.np_dtype \
+            and gradient.flags.c_contiguous:
+        return gradient if gradient.ndim == 1 else gradient.reshape(-1)  # nearly always
     if device and device.owns(gradient):
         return device.fetch(table, gradient)
     if isinstance(gradient, np.generic):
@@ -49,8 +52,7 @@ def flat(device: Device | None, table: Dense, gradient: Any) -> Array:
     if not isinstance(gradient, np.ndarray) or gradient.shape != table.shape or gradient.dtype != table.np_dtype:
         raise UsageError(f"table '{table.name}': a push takes an array of shape {table.shape} and dtype {table.dtype}, "
                          f"not {_seen(gradient)}")
-    whole = gradient if gradient.flags.c_contiguous else np.ascontiguousarray(gradient)
-    return whole if whole.ndim == 1 else whole.reshape(-1)
+    return np.ascontiguousarray(gradient).reshape(-1)
 
 
 def _seen(value: Any) -> str:

@@ -222,14 +222,19 @@ class Worker(Client):
 
     def ipush(self, table: str | Arrays, gradient: Any = None, *, more: bool = False) -> PushHandle:
         """Begin a push; the gradient may not change before the handle's `wait()`."""
-        if isinstance(table, Mapping) and gradient is not None:
-            raise UsageError("push: a dict of gradients and another gradient")
-        if not isinstance(table, (str, Mapping)):
-            raise UsageError(f"push: {table!r:.40} is neither a table's name nor a dict of gradients by name")
-        pairs = {table: gradient} if isinstance(table, str) else dict(table)
-        group = self._group(tuple(pairs))
-        states = group.states
-        flats = [flat(self._device, state.table, array) for state, array in zip(states, pairs.values(), strict=True)]
+        if isinstance(table, str):
+            group = self._group((table,))
+            states = group.states
+            flats = [flat(self._device, states[0].table, gradient)]
+        else:
+            if not isinstance(table, Mapping):
+                raise UsageError(f"push: {table!r:.40} is neither a table's name nor a dict of gradients by name")
+            if gradient is not None:
+                raise UsageError("push: a dict of gradients and another gradient")
+            pairs = dict(table)
+            group = self._group(tuple(pairs))
+            states = group.states
+            flats = [flat(self._device, state.table, array) for state, array in zip(states, pairs.values(), strict=True)]
         check_open(self._link, group)
         self._link.boundary()
         if more or self._sums:
