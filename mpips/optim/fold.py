@@ -73,6 +73,8 @@ class Fold:
         kind = self.dtype.type
         self._clip = kind(optimizer.clip) if optimizer.clip is not None else None
         self._decay = kind(optimizer.weight_decay) if optimizer.weight_decay and not optimizer.decoupled else None
+        self._given: tuple[float, ...] | None = None  # the rule's scalars of the last call, and as they are computed with
+        self._scalars: list[Any] = []
         self._kept: list[Array] = []
         self.engine = "numpy"
         if engine == "numba" or (engine == "auto" and (table.size if elements is None else elements) >= LARGE):
@@ -106,13 +108,18 @@ class Fold:
             scale: what the sum is multiplied with.
         """
         rule, kind = self.optimizer, self.dtype.type
-        scalars = [kind(s) for s in rule.scalars(step, rule.rate(clock))]
+        given = rule.scalars(step, rule.rate(clock))
+        if given != self._given:  # often the same as before, and a small fold notices the conversion
+            self._given, self._scalars = given, [kind(s) for s in given]
+        scalars = self._scalars
         change = kind(scale) if scale != 1 else None, self._clip, self._decay
         loop = self._loop
         if loop is not None and not self.half and 1 <= len(grads) <= TOGETHER and (change[0] is None or self._change[0]):
             more = [kind(1) if c is None else c for c in change]
             self._team.share(w_old.size, lambda lo, hi: loop(
                 w_old[lo:hi], [g[lo:hi] for g in grads], [s[lo:hi] for s in slots], scalars, w_new[lo:hi], more))
+        elif w_old.size <= KEPT:  # threads never share so few
+            self._part(w_old, w_new, slots, grads, scalars, change, 0, w_old.size)
         else:
             self._team.share(w_old.size, lambda lo, hi: self._part(w_old, w_new, slots, grads, scalars, change, lo, hi))
 
@@ -122,7 +129,7 @@ class Fold:
         if size <= KEPT and kept and kept[0].size == size:
             return kept
         made = list(np.empty((4 + self._program.scratch, size), self.dtype))
-        if size <= KEPT:  # threads never share so few
+        if size <= KEPT:
             self._kept = made
         return made
 
