@@ -16,7 +16,7 @@ from mpips.optim.base import Optimizer
 from mpips.optim.combine import combine
 from mpips.optim.compiled import Change, Loop, compiled
 from mpips.optim.program import trace
-from mpips.optim.team import Team
+from mpips.optim.team import SMALLEST, Team
 from mpips.table import Dense, Rule
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -24,11 +24,12 @@ Array = np.ndarray[Any, np.dtype[Any]]
 ENGINES = ("auto", "numpy", "numba")
 SLICE = 256 << 10  # bytes of one array; measured: half of it is slower by the calls, twice it gains nothing
 LARGE = 1 << 18  # elements from which importing numba pays
+KEPT = SMALLEST // 2  # elements of the arrays that a fold keeps between calls
 TOGETHER = 4  # gradients that one compiled loop adds up; each number is compiled for itself
 
 
 class Fold:
-    """Folds gradients into the blocks of one table; holds no arrays between calls.
+    """Folds gradients into the blocks of one table; holds no large arrays between calls.
 
     Args:
         optimizer: the rule and its hyperparameters.
@@ -69,11 +70,16 @@ class Fold:
         self._program = program
         self._loop: Loop | None = None
         self._change: Change = (False, False, False)  # what the loop does to the sum of the gradients
-        self._decays = bool(optimizer.weight_decay) and not optimizer.decoupled
+        kind = self.dtype.type
+        self._clip = kind(optimizer.clip) if optimizer.clip is not None else None
+        self._decay = kind(optimizer.weight_decay) if optimizer.weight_decay and not optimizer.decoupled else None
+        self._given: tuple[float, ...] | None = None  # the rule's scalars of the last call, and as they are computed with
+        self._scalars: list[Any] = []
+        self._kept: list[Array] = []
         self.engine = "numpy"
         if engine == "numba" or (engine == "auto" and (table.size if elements is None else elements) >= LARGE):
             if not self.half:
-                self._change = table.combine == "mean", optimizer.clip is not None, self._decays
+                self._change = table.combine == "mean", optimizer.clip is not None, self._decay is not None
             counts = {1, workers if workers <= TOGETHER and table.staleness == 0 and not self.half else 1}
             try:
                 self._loop = compiled(optimizer.rule, slots, scalars, self.dtype, self._change, sorted(counts))
@@ -102,25 +108,36 @@ class Fold:
             scale: what the sum is multiplied with.
         """
         rule, kind = self.optimizer, self.dtype.type
-        scalars = [kind(s) for s in rule.scalars(step, rule.rate(clock))]
-        change = (
-            kind(scale) if scale != 1 else None,
-            kind(rule.clip) if rule.clip is not None else None,
-            kind(rule.weight_decay) if self._decays else None,
-        )
+        given = rule.scalars(step, rule.rate(clock))
+        if given != self._given:  # often the same as before, and a small fold notices the conversion
+            self._given, self._scalars = given, [kind(s) for s in given]
+        scalars = self._scalars
+        change = kind(scale) if scale != 1 else None, self._clip, self._decay
         loop = self._loop
         if loop is not None and not self.half and 1 <= len(grads) <= TOGETHER and (change[0] is None or self._change[0]):
             more = [kind(1) if c is None else c for c in change]
             self._team.share(w_old.size, lambda lo, hi: loop(
                 w_old[lo:hi], [g[lo:hi] for g in grads], [s[lo:hi] for s in slots], scalars, w_new[lo:hi], more))
+        elif w_old.size <= KEPT:  # threads never share so few
+            self._part(w_old, w_new, slots, grads, scalars, change, 0, w_old.size)
         else:
             self._team.share(w_old.size, lambda lo, hi: self._part(w_old, w_new, slots, grads, scalars, change, lo, hi))
+
+    def _registers(self, size: int) -> list[Array]:
+        """Return arrays to compute in; small ones are kept, because new ones cost as much as the arithmetic (measured: 7 us)."""
+        kept = self._kept
+        if size <= KEPT and kept and kept[0].size == size:
+            return kept
+        made = list(np.empty((4 + self._program.scratch, size), self.dtype))
+        if size <= KEPT:
+            self._kept = made
+        return made
 
     def _part(self, w_old: Array, w_new: Array, slots: Sequence[Array], grads: Sequence[Array], scalars: Sequence[Any],
               change: tuple[Any, Any, Any], start: int, stop: int) -> None:
         """Fold elements `start:stop` slice by slice."""
         stride = min(stop - start, SLICE // self.dtype.itemsize)
-        total, spare, old, new, *scratch = np.empty((4 + self._program.scratch, stride), self.dtype)
+        total, spare, old, new, *scratch = self._registers(stride)
         with np.errstate(all="ignore"):  # an infinity is the worker's to report, and a compiled loop would not warn
             for lo in range(start, stop, stride or 1):
                 hi = min(lo + stride, stop)

@@ -57,7 +57,7 @@ class Cuts:
             return NEVER
         if self._writing is not None:
             return max(self._last)
-        return min(self._next, min(self._wanted, default=NEVER))
+        return min(self._next, *self._wanted) if self._wanted else self._next
 
     @property
     def wanted(self) -> bool:
@@ -115,19 +115,18 @@ class Cuts:
         mail, lowest = self._mail, min(floors, default=-1)
         if self._plan.lockstep:
             limit = self.limit
-            if min(lowest, *mail.reached()) >= limit:
+            if min(lowest, *mail.reached) >= limit:
                 self._wanted.discard(limit)
                 return Cut(tuple(limit if live else min(c, limit) for c, live in zip(mail.clocks, mail.live, strict=True)))
         else:
-            self._stops.drive(mail.slowest() >= self._next or self._owed(ready=True))
-            if self._stops.ready() and quiet and lowest >= mail.slowest():
+            self._stops.drive(mail.slowest >= self._next or self._owed(ready=True))
+            if self._stops.ready() and quiet and lowest >= mail.slowest:
                 self._stops.done()
                 return Cut(tuple(mail.clocks))
         clocks = tuple(mail.clocks)
-        furthest = max(clocks, default=0)
-        if not (mail.ended() and quiet and lowest >= furthest) or clocks == self._last:
+        if not (mail.ended() and quiet and lowest >= mail.furthest) or clocks == self._last:
             return None
-        return Cut(clocks) if self._at_end or furthest >= self._next or self._owed() else None
+        return Cut(clocks) if self._at_end or mail.furthest >= self._next or self._owed() else None
 
     def _owed(self, ready: bool = False) -> bool:
         """Whether a worker has asked for a cut that is not taken yet, or with `ready`, has completed the clock that it asked in."""

@@ -79,12 +79,13 @@ def acknowledge(transport: Transport, plan: Plan, store: Store, jobs: list[Job])
 
 def raise_floors(transport: Transport, plan: Plan, store: Store, cohorts: list[Cohort]) -> None:
     """Publish the floors of these cohorts; their blocks were published before."""
-    lo, hi = min(cohort.tables[0] for cohort in cohorts), max(cohort.tables[-1] for cohort in cohorts) + 1
+    lo, hi = min([cohort.tables[0] for cohort in cohorts]), max([cohort.tables[-1] for cohort in cohorts]) + 1
     transport.sync()
-    for cohort in cohorts:
-        store.floors[cohort.tables] = cohort.floor
     if hi - lo == 1:
-        transport.store(store.index, plan.words.floor + lo, cohorts[0].floor)
+        store.floors[lo] = cohorts[-1].floor
+        transport.store(store.index, plan.words.floor + lo, cohorts[-1].floor)
     else:
+        for cohort in cohorts:
+            store.floors[cohort.tables] = cohort.floor
         transport.stores(store.index, plan.words.floor + lo, store.floors[lo:hi])
     transport.sync()

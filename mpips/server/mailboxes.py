@@ -33,6 +33,9 @@ class Mailboxes:
         settled: whether the last two scans read the same.
         touched: cohorts that have got a push since the caller last cleared it.
         commits: number of the last committed push, by worker.
+        furthest, slowest: largest clock of all, and smallest of the live workers, `NEVER` if there is none.
+        reached: clocks completed, by worker; one that has ended holds nobody back.
+        horizon: no clock from this one on can have a push: the furthest a live worker may push in, or an ended one has.
         coming: pushes that are still under way, by worker and cohort.
     """
 
@@ -51,6 +54,7 @@ class Mailboxes:
         self.rows: list[list[int]] = [[0] * WORDS for _ in range(plan.clients)]
         self.settled = True
         self.touched: list[Cohort] = []
+        self._count()
 
     def grow(self, floors: Sequence[int]) -> None:
         """Take in tables that were added to the plan; `floors` of all tables."""
@@ -94,7 +98,16 @@ class Mailboxes:
             clock = end - 1 if end else max(before[worker][CLOCK], self.clocks[worker])  # a resumed worker's is 0 at first
             if clock != self.clocks[worker] or self.live[worker] == bool(end):
                 self.clocks[worker], self.live[worker], moved = clock, not end, True
+        if moved:
+            self._count()
         return True, moved
+
+    def _count(self) -> None:
+        """Find out what follows from clocks and lives; a server asks for it again and again until one of them changes."""
+        self.furthest = max(self.clocks, default=0)
+        self.reached = [c if live else NEVER for c, live in zip(self.clocks, self.live, strict=True)]
+        self.slowest = min(self.reached, default=NEVER)
+        self.horizon = max((c + live for c, live in zip(self.clocks, self.live, strict=True)), default=0)
 
     def _take(self, worker: int, commit: int) -> None:
         """Hand out the pushes of `worker` up to `commit`, in order; a stamp above it belongs to a push still under way."""
@@ -123,14 +136,16 @@ class Mailboxes:
 
         Of a table that has no block here a stamp may stand here, written along with those of its neighbours: it means nothing.
         """
-        tables = len(self.of)
-        memory = self._transport.mapped(self._index)
-        assert memory is not None
-        at = self._plan.words.stamp(worker, 0, 0) * WORD
-        stamps = memory[at : at + tables * 4 * WORD].view(np.int64).reshape(-1, 2)  # number, packed; by table and half
+        tables, at = len(self.of), self._plan.words.stamp(worker, 0, 0)
         if tables <= FEW:
-            cells = [(n, i, p) for i, (n, p) in enumerate(stamps.tolist()) if seen < n <= last and self._here[i]]
+            words, cells = self._transport.row(self._index, at, tables * 4), []
+            for cell in range(tables * 2):
+                if seen < words[2 * cell] <= last and self._here[cell]:
+                    cells.append((words[2 * cell], cell, words[2 * cell + 1]))
         else:
+            memory = self._transport.mapped(self._index)
+            assert memory is not None
+            stamps = memory[at * WORD : (at + tables * 4) * WORD].view(np.int64).reshape(-1, 2)  # number, packed; by table and half
             numbers = stamps[:, 0]
             found = np.flatnonzero((numbers > seen) & (numbers <= last) & self._here)
             cells = list(zip(numbers[found].tolist(), found.tolist(), stamps[found, 1].tolist(), strict=True))
@@ -147,15 +162,3 @@ class Mailboxes:
     def ended(self) -> bool:
         """Whether no worker lives."""
         return not any(self.live)
-
-    def slowest(self) -> int:
-        """Smallest clock of the live workers; `NEVER` if there is none."""
-        return min((c for c, live in zip(self.clocks, self.live, strict=True) if live), default=NEVER)
-
-    def reached(self) -> list[int]:
-        """Clocks completed, by worker; one that has ended holds nobody back."""
-        return [c if live else NEVER for c, live in zip(self.clocks, self.live, strict=True)]
-
-    def horizon(self) -> int:
-        """No clock from this one on can have a push: the furthest a live worker may push in, or an ended one has."""
-        return max((c + live for c, live in zip(self.clocks, self.live, strict=True)), default=0)

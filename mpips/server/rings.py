@@ -92,7 +92,7 @@ class Rings:
         """Whether all that comes before a piece of `worker`, in blocks `lo:hi` of a cohort, has been added up."""
         if cohort.floor != clock:
             return False
-        reached = self._mail.reached()
+        reached = self._mail.reached
         for earlier in range(worker):
             if cohort.heads[earlier] == clock:
                 push: Push = cohort.waiting[earlier][0]

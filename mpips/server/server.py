@@ -73,9 +73,9 @@ class Server:
         if moved or new:
             self._advance(mail.cohorts)
         elif news:
-            self._advance([*mail.touched, *{mail.of[table]: None for table in self._freed}])
-        mail.touched = []
-        self._freed = []
+            self._advance([*mail.touched, *{mail.of[table]: None for table in self._freed}] if self._freed else mail.touched)
+        if mail.touched or self._freed:
+            mail.touched, self._freed = [], []
         if news and any(mail.coming):
             self._look_ahead()
         if self._rings is not None and self._rings.step():
@@ -112,17 +112,17 @@ class Server:
 
     def _start_clock(self) -> int:
         """Floor of a table created now: no clock before the slowest worker's can have a push of it."""
-        return self._mail.slowest() if not self._mail.ended() else max(self._mail.clocks, default=0)
+        return self._mail.slowest if not self._mail.ended() else self._mail.furthest
 
     def _answer_words(self) -> None:
         """Barriers, holds and requests for tables."""
         rows = self._mail.rows
-        count = min((rows[w][BARRIER] for w in range(self._plan.workers) if self._mail.live[w]), default=NEVER)
+        count = min([row[BARRIER] for row, live in zip(rows, self._mail.live, strict=False) if live], default=NEVER)
         if count != self._barrier:
             self._barrier = count
             self._transport.store(self.index, BARRIER_FLOOR, count)
         if self._spare:
-            self._catalogue.answer(rows, self._mail.slowest())
+            self._catalogue.answer(rows, self._mail.slowest)
         self._answer_holds()
 
     def _answer_holds(self) -> None:
@@ -141,21 +141,20 @@ class Server:
     def _advance(self, cohorts: Iterable[Cohort]) -> None:
         """Raise floors over clocks in which nobody pushed, and start the folds that are due, of some cohorts."""
         mail = self._mail
-        reached, far = mail.reached(), max(mail.clocks, default=0)
-        lowest, ceiling = min(reached, default=NEVER), min(mail.horizon(), self._cuts.limit)
-        held = self._held_cohorts()
+        reached, lowest, ceiling = mail.reached, mail.slowest, min(mail.horizon, self._cuts.limit)
+        held = self._held_cohorts() if self._held else []
         for cohort in cohorts:
             if cohort.job is not None:
                 continue
             heads, floor = cohort.heads, cohort.floor
-            first = min(heads, default=NEVER)
+            first = min(heads)
             behind = min(lowest, first)  # nobody has anything to say before this clock
-            top = ceiling if cohort.lockstep else far
+            top = ceiling if cohort.lockstep else mail.furthest
             if behind > floor and top > floor:
                 floor = cohort.floor = min(behind, top)
                 self._raised.append(cohort)
             if cohort.lockstep:
-                due = first == floor < top and all(r > floor or h == floor for r, h in zip(reached, heads, strict=True))
+                due = first == floor < top and all([r > floor or h == floor for r, h in zip(reached, heads, strict=True)])
             else:
                 due = first < NEVER
             if due and cohort not in held and (self._rings is None or self._rings.through(cohort, first)):
@@ -171,7 +170,7 @@ class Server:
         pushes = [queue[0] for queue, head in zip(cohort.waiting, cohort.heads, strict=True) if head == first]
         job = self._job(cohort, pushes if cohort.lockstep else pushes[:1])
         job.ready = self._ahead.take(job)
-        if any(not p.void for p in job.pushes):  # a clock in which every push was void changes nothing
+        if not all([p.void for p in job.pushes]):  # a clock in which every push was void changes nothing
             job.todo = self._spans(cohort, job.ready)
         cohort.job = job
         self._jobs.append(job)
@@ -195,7 +194,7 @@ class Server:
             if cohort.mean:
                 scale = 1.0 / sum(live or c > clock for c, live in zip(mail.clocks, mail.live, strict=True))
         else:
-            schedule = clock if mail.ended() else mail.slowest()
+            schedule = clock if mail.ended() else mail.slowest
         return Job([cohort], cohort.tables, clock, schedule, pushes, scale, [], summed=self._rings is not None)
 
     def _look_ahead(self) -> None:
@@ -215,7 +214,7 @@ class Server:
         if not cohort.lockstep:
             return [push for push in coming if push][:1] if min(heads) == NEVER else []
         clock = cohort.floor
-        for worker, reached in enumerate(mail.reached()):
+        for worker, reached in enumerate(mail.reached):
             push = cohort.waiting[worker][0] if heads[worker] == clock else coming[worker]
             if push and push.clock == clock:
                 pushes.append(push)

@@ -166,11 +166,12 @@ class Store:
 
     def mark(self, span: Span, word: int, value: int) -> None:
         """Write one word of each block of a span."""
-        self.marks[span.lo : span.hi, word] = value
         at = self._plan.words.block(span.lo)
         if span.hi - span.lo == 1:
+            self.marks[span.lo, word] = value
             self._transport.store(self.index, at + word, value)
         else:  # the words between are this server's too, and stay as they are
+            self.marks[span.lo : span.hi, word] = value
             self._transport.stores(self.index, at, self.marks[span.lo : span.hi].reshape(-1))
 
     def copy(self, span: Span, number: int) -> Array:

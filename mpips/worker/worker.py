@@ -27,6 +27,7 @@ from mpips.trace import span
 from mpips.transport.base import Array
 from mpips.transport.plan import check_ring
 from mpips.transport.words import CATALOGUE, CATALOGUE_BYTES, CLOCK, CREATE, CREATE_DONE, CREATED, DONE, END, SPOOL
+from mpips.worker.arrays import deliver, flat, target
 from mpips.worker.clocks import Clocks
 from mpips.worker.device import Device
 from mpips.worker.group import Group
@@ -102,13 +103,14 @@ class Client:
         if len(given) != len(states):
             raise UsageError(f"pull: {len(states)} tables, but out has {len(given)} arrays")
         self._link.boundary()
-        targets = [self._target(state, array) for state, array in zip(states, given, strict=True)]
+        targets = [target(self._device, state.table, array) for state, array in zip(states, given, strict=True)]
         pull = Pull(self._link, group, [flat for flat, _ in targets])
 
         def result() -> Any:
             arrays = [array for _, array in targets]
             if self._device:
-                arrays = [self._deliver(state, flat, array) for state, (flat, array) in zip(states, targets, strict=True)]
+                arrays = [deliver(self._device, state.table, flat, array)
+                          for state, (flat, array) in zip(states, targets, strict=True)]
             return arrays[0] if single else arrays
 
         handle = PullHandle(pull, result)
@@ -129,32 +131,6 @@ class Client:
         ...     gradient = 2 * x.T @ (x @ w - y) / len(y)
         """
         return span(self._link.trace, name)
-
-    def _target(self, state: TableState, out: Any) -> tuple[Array, Any]:
-        """Return the flat host array to read into, and the array to deliver."""
-        table = state.table
-        if type(out) is np.ndarray and out.shape == table.shape and out.dtype == table.np_dtype and out.flags.carray:
-            return (out if out.ndim == 1 else out.reshape(-1)), out  # nearly always
-        if out is None:
-            if self._device:
-                return self._device.host(table), None
-            array = np.empty(table.shape, table.np_dtype)
-            return array.reshape(-1), array
-        if self._device and self._device.owns(out):
-            self._device.check(table, out, "out of a pull")
-            return self._device.host(table), out
-        if not isinstance(out, np.ndarray) or out.shape != table.shape or out.dtype != table.np_dtype:
-            raise UsageError(f"table '{table.name}': out must be an array of shape {table.shape} and dtype {table.dtype}, "
-                             f"not {_seen(out)}")
-        if not out.flags.c_contiguous or not out.flags.writeable:
-            raise UsageError(f"table '{table.name}': out must be C-contiguous and writable")
-        return out.reshape(-1), out
-
-    def _deliver(self, state: TableState, flat: Array, array: Any) -> Any:
-        if isinstance(array, np.ndarray):
-            return array
-        assert self._device is not None
-        return self._device.deliver(flat, state.table, array)
 
     def _state(self, name: str) -> TableState:
         if name not in self._link.tables:
@@ -246,18 +222,23 @@ class Worker(Client):
 
     def ipush(self, table: str | Arrays, gradient: Any = None, *, more: bool = False) -> PushHandle:
         """Begin a push; the gradient may not change before the handle's `wait()`."""
-        if isinstance(table, Mapping) and gradient is not None:
-            raise UsageError("push: a dict of gradients and another gradient")
-        if not isinstance(table, (str, Mapping)):
-            raise UsageError(f"push: {table!r:.40} is neither a table's name nor a dict of gradients by name")
-        pairs = {table: gradient} if isinstance(table, str) else dict(table)
-        group = self._group(tuple(pairs))
-        states = group.states
-        flats = [self._flat(state.table, array) for state, array in zip(states, pairs.values(), strict=True)]
+        if isinstance(table, str):
+            group = self._group((table,))
+            states = group.states
+            flats = [flat(self._device, states[0].table, gradient)]
+        else:
+            if not isinstance(table, Mapping):
+                raise UsageError(f"push: {table!r:.40} is neither a table's name nor a dict of gradients by name")
+            if gradient is not None:
+                raise UsageError("push: a dict of gradients and another gradient")
+            pairs = dict(table)
+            group = self._group(tuple(pairs))
+            states = group.states
+            flats = [flat(self._device, state.table, array) for state, array in zip(states, pairs.values(), strict=True)]
         check_open(self._link, group)
         self._link.boundary()
         if more or self._sums:
-            flats = [self._add_up(state.table, flat, more) for state, flat in zip(states, flats, strict=True)]
+            flats = [self._add_up(state.table, one, more) for state, one in zip(states, flats, strict=True)]
         if more or not states:
             return PushHandle(None)
         self._settle()
@@ -377,33 +358,16 @@ class Worker(Client):
             if not push.failure:  # else whoever holds the handle has been told
                 push.wait()
 
-    def _flat(self, table: Dense, gradient: Any) -> Array:
-        """Return the gradient as a flat contiguous host array after checking it."""
-        if self._device and self._device.owns(gradient):
-            return self._device.fetch(table, gradient)
-        if isinstance(gradient, np.generic):
-            gradient = np.asarray(gradient)  # the gradient of a 0-d table
-        if not isinstance(gradient, np.ndarray) or gradient.shape != table.shape or gradient.dtype != table.np_dtype:
-            raise UsageError(f"table '{table.name}': a push takes an array of shape {table.shape} and dtype {table.dtype}, "
-                             f"not {_seen(gradient)}")
-        flat = gradient if gradient.flags.c_contiguous else np.ascontiguousarray(gradient)
-        return flat if flat.ndim == 1 else flat.reshape(-1)
-
-    def _add_up(self, table: Dense, flat: Array, more: bool) -> Array:
+    def _add_up(self, table: Dense, gradient: Array, more: bool) -> Array:
         """Add to the worker's sum of a table in the compute dtype; without `more`, return the sum and start anew."""
         total = self._sums.pop(table.name, None)
         if total is None:
             if not more:
-                return flat
-            total = flat.astype(table.compute_dtype)
+                return gradient
+            total = gradient.astype(table.compute_dtype)
         else:
-            total += flat.astype(table.compute_dtype, copy=False)
+            total += gradient.astype(table.compute_dtype, copy=False)
         if more:
             self._sums[table.name] = total
-            return flat
+            return gradient
         return total.astype(table.np_dtype, copy=False)
-
-
-def _seen(value: Any) -> str:
-    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
-    return f"{type(value).__name__} {value!r:.40}" if shape is None else f"{tuple(shape)} of {dtype}"
