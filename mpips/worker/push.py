@@ -14,22 +14,27 @@ from math import isfinite
 import numpy as np
 
 from mpips.errors import NonFiniteGradient, ProtocolError
+from mpips.table import Dense
 from mpips.transport.base import Array
 from mpips.transport.words import COMING, COMMIT, VOIDS
 from mpips.worker.link import Link, TableState
 
 
 class Push:
-    """One push of some tables; `gradients` are flat arrays of the tables' dtypes, None where the mailbox is filled already."""
+    """One push of some tables; `gradients` are flat arrays of the tables' dtypes, None where the mailbox is filled already.
 
-    def __init__(self, link: Link, states: Sequence[TableState], gradients: Sequence[Array | None]) -> None:
+    `sums` are those of a node's workers: each has been looked at, and its table closed, where it was pushed (see `neighbours`).
+    """
+
+    def __init__(self, link: Link, states: Sequence[TableState], gradients: Sequence[Array | None], *, sums: bool = False) -> None:
         self._link = link
         self._states = states
         self._gradients = gradients
         self.number = 0  # of the commit, once committed
         self.clock = link.now
         self.failure: NonFiniteGradient | None = None  # it will never be committed
-        for state in states:
+        self._sums = sums
+        for state in () if sums else states:
             check_open(link, state)
         for state in states:
             if state.table.staleness == 0:
@@ -73,7 +78,7 @@ class Push:
     def wait_applied(self) -> None:
         """Wait until every server has published it; under BSP that takes every worker's push or clock."""
         self.wait()
-        self._link.wait(self.applied, f"the update of table {_names(self._states)}", self._blame)
+        self._link.wait(self.applied, f"the update of table {names(self._states)}", self._blame)
 
     def ready(self) -> bool:
         """Whether the half of each table that comes next is free."""
@@ -107,13 +112,11 @@ class Push:
         for state in self._states:
             state.pushed(number, self.clock)
         link.stats["push_bytes"] += sum([state.table.nbytes for state, void in zip(self._states, voids, strict=True) if not void])
-        link.stats["pushes"] += len(voids)
+        link.stats["pushes"] += 0 if self._sums else len(voids)
         link.stats["push_seconds"] += time.perf_counter() - begin
         if link.trace is not None:
             link.trace.add("push", begin, clock=self.clock, what=", ".join(s.table.name for s in self._states))
-        if any(voids):
-            link.stats["skipped"] += sum(voids)
-            link.tell_all(VOIDS, int(link.stats["skipped"]))
+        note_voids(link, sum(voids))
 
     def _announce(self, number: int) -> None:
         """Write the stamps, and tell the servers on this node if they may fold blocks of it as they arrive."""
@@ -140,11 +143,8 @@ class Push:
                     assert mapped is not None
                     at = base + block.offset
                     part = mapped[at : at + (block.stop - block.start) * table.np_dtype.itemsize].view(table.np_dtype)
-                if not finite(part):
-                    if table.nonfinite == "skip":
-                        return True
-                    raise NonFiniteGradient(f"table '{table.name}': the gradient pushed by {link.name} in clock {self.clock} has "
-                                            "NaN or Inf (nonfinite='skip' leaves such pushes out)")
+                if not self._sums and not finite(part):
+                    return void(link, table, self.clock)
                 if tell:
                     t.flush(run.server)
                     t.store(run.server, link.plan.words.arrival(link.index, block.slot, half), number)
@@ -174,7 +174,7 @@ def half_free(link: Link, states: Sequence[TableState]) -> bool:
 
 def wait_half(link: Link, states: Sequence[TableState]) -> None:
     """Wait for `half_free`."""
-    link.wait(lambda: half_free(link, states), f"a free mailbox half for table {_names(states)}",
+    link.wait(lambda: half_free(link, states), f"a free mailbox half for table {names(states)}",
               lambda: link.behind(min((s.newest[1] for s in states), default=0)))
 
 
@@ -185,6 +185,21 @@ def check_open(link: Link, state: TableState) -> None:
     if state.closed == link.now:
         raise ProtocolError(f"table '{state.table.name}' is closed for clock {link.now}: it has been pushed already "
                             "(push with more=True adds up several)")
+
+
+def void(link: Link, table: Dense, clock: int) -> bool:
+    """Return True if a gradient with NaN or Inf is to be left out, or raise NonFiniteGradient."""
+    if table.nonfinite == "skip":
+        return True
+    raise NonFiniteGradient(f"table '{table.name}': the gradient pushed by {link.name} in clock {clock} has "
+                            "NaN or Inf (nonfinite='skip' leaves such pushes out)")
+
+
+def note_voids(link: Link, count: int) -> None:
+    """Count pushes that were left out, and tell the servers."""
+    if count:
+        link.stats["skipped"] += count
+        link.tell_all(VOIDS, int(link.stats["skipped"]))
 
 
 def finite(values: Array) -> bool:
@@ -200,5 +215,6 @@ def finite(values: Array) -> bool:
     return isfinite(total) or bool(np.isfinite(values).all())
 
 
-def _names(states: Sequence[TableState]) -> str:
+def names(states: Sequence[TableState]) -> str:
+    """The names of the first three, as messages show them."""
     return ", ".join(f"'{s.table.name}'" for s in states[:3]) + (", ..." if len(states) > 3 else "")
