@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -58,13 +59,25 @@ class Naive:
 
 def bsp(tables: list[Dense], gradient: Gradient, clocks: list[int], seed: int = 0) -> Values:
     """Final values of a job under BSP in which worker k does `clocks[k]` steps of pull all, push, clock."""
+    return history(tables, gradient, clocks, seed=seed)[-1]
+
+
+def history(tables: list[Dense], gradient: Gradient, clocks: list[int], nodes: list[int] | None = None,
+            seed: int = 0) -> list[Values]:
+    """Values before each clock of such a job, and the final ones; with `nodes` (of each worker) they add up there first."""
     naive = Naive(tables, seed)
+    out = [naive.values()]
     for clock in range(max(clocks)):
-        values = naive.values()
         live = [k for k, n in enumerate(clocks) if clock < n]
-        pushed = [gradient(k, clock, values) for k in live]
-        for name in naive.tables:
-            mine = [p[name] for p in pushed if name in p]
-            if mine:
-                naive.fold(name, mine, clock, len(live))
-    return naive.values()
+        pushed = {k: gradient(k, clock, out[-1]) for k in live}
+        for name, table in naive.tables.items():
+            mine = {k: p[name] for k, p in pushed.items() if name in p}
+            gradients = list(mine.values())
+            if nodes and not table.half:
+                order = dict.fromkeys(nodes[k] for k in live)
+                by_node = [[mine[k] for k in live if nodes[k] == node and k in mine] for node in order]
+                gradients = [functools.reduce(np.add, some) for some in by_node if some]
+            if gradients:
+                naive.fold(name, gradients, clock, len(live))
+        out.append(naive.values())
+    return out

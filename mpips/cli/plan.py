@@ -19,6 +19,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--workers", type=int, metavar="N", help="how many workers (default: 1)")
     parser.add_argument("--ranks", type=int, metavar="N", help="how many ranks in all, in place of --workers")
     parser.add_argument("--nodes", type=int, metavar="N", default=1, help='for servers = "per-node" (default: 1)')
+    parser.add_argument("--combine", choices=["node"], help='count what run(combine="node") needs, too')
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
                         help="change one key of the file, such as dtype=float16; may be repeated")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -28,13 +29,13 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the plan."""
     found = plan(args.file, args.settings, servers=args.servers, workers=args.workers, ranks=args.ranks,
-                 nodes=args.nodes)
+                 nodes=args.nodes, combine=args.combine)
     print(json.dumps(found, indent=2) if args.json else "\n".join(lines(found)))
     return OK
 
 
 def plan(file: str, settings: Sequence[str] = (), *, servers: int | None = None, workers: int | None = None,
-         ranks: int | None = None, nodes: int = 1) -> dict[str, Any]:
+         ranks: int | None = None, nodes: int = 1, combine: str | None = None) -> dict[str, Any]:
     """Return bytes by server and kind, what one worker holds, and how even the servers are, as JSON values.
 
     Raises UsageError when the file is wrong or the numbers leave no worker.
@@ -44,6 +45,7 @@ def plan(file: str, settings: Sequence[str] = (), *, servers: int | None = None,
     from mpips.train.config import load
     from mpips.train.setup import prepare
     from mpips.transport.plan import make_plan
+    from mpips.worker.neighbours import Desk
 
     config = load(file, settings)
     if servers is None:
@@ -77,6 +79,7 @@ def plan(file: str, settings: Sequence[str] = (), *, servers: int | None = None,
         "worker": {"parameters": held, "gradients": held},
         "balance": max(loads) * servers / sum(loads) if sum(loads) else 1.0,
         "windows": sum(row["window"] for row in rows),
+        "shared": Desk(tables).size if combine else 0,  # of each worker that is not alone on its node
     }
 
 
@@ -94,3 +97,5 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
     worker = found["worker"]
     yield f"a worker holds {mega(worker['parameters'])} of parameters and {mega(worker['gradients'])} of gradients"
     yield f"/dev/shm must have {mega(found['windows'])} on a node that has all servers"
+    if found["shared"]:
+        yield f"and {mega(found['shared'])} for each worker of a node that has several (combine=\"node\")"

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mpips.errors import UsageError
+from mpips.worker.neighbours import shared_bytes
 
 if TYPE_CHECKING:
     from mpips.transport.plan import Plan
@@ -78,14 +79,20 @@ def check(need: Need, where: str, root: Path = ROOT) -> None:
                          f"have fewer workers for each server, or servers on more nodes, or raise the limit")
 
 
-def check_plan(plan: Plan, here: Sequence[int], shared: bool, root: Path = ROOT) -> None:
-    """`check` for the servers `here` (indices) of this node; `shared`: in windows, not in one process's own memory."""
-    if not here:
+def check_plan(plan: Plan, here: Sequence[int], shared: bool, root: Path = ROOT, workers: Sequence[int] = ()) -> None:
+    """`check` for the servers `here` (indices) of this node; `shared`: in windows, not in one process's own memory.
+
+    `workers` are those of this node that add up their gradients in memory of their own, see `run(combine="node")`.
+    """
+    sums = shared_bytes(plan.layout.tables, len(workers))
+    if not here and not sums:
         return
     windows = sum(plan.maps[s].size for s in here)
     slots = sum(slot_bytes(plan, s) for s in here)
-    names = f"server{'s' * (len(here) > 1)} {', '.join(map(str, here))} on {os.uname().nodename}"
-    check(Need(windows, slots) if shared else Need(0, windows + slots), names, root)
+    parts = [f"{kind}{'s' * (len(those) > 1)} {', '.join(map(str, those))}"
+             for kind, those in (("server", here), ("worker", workers if sums else ())) if those]
+    names = f"{' and '.join(parts)} on {os.uname().nodename}"
+    check(Need(windows + sums, slots) if shared else Need(0, windows + slots), names, root)
 
 
 def slot_bytes(plan: Plan, server: int) -> int:

@@ -17,11 +17,14 @@ from mpips.server.saving import Restored, Saver
 from mpips.table import Dense, check_tables
 from mpips.trace import Trace, check
 from mpips.transport.plan import Plan, make_plan
+from mpips.transport.shared import Shared
 from mpips.worker import Reader, Worker
 from mpips.worker.device import Device
 from mpips.worker.link import Link
+from mpips.worker.neighbours import Neighbours
 
 NODES = ("real", "single")
+COMBINE = (None, "node")
 ENGINES = ("auto", "numpy", "numba")
 THREADS = ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK")
 
@@ -71,11 +74,12 @@ class Job:
     threads: int | None
     around: Callable[[str, int, int], AbstractContextManager[object]]
     trace: str | os.PathLike[str] | None
+    combine: str | None
 
     def digest(self) -> str:
         """Hash of all that must be equal on every rank."""
         text = json.dumps([[t.describe() for t in self.tables], self.servers, self.readers, self.seed, self.timeout, self.nodes,
-                           self.reserve, self.mailboxes, self.fold, self.trace is not None,
+                           self.reserve, self.mailboxes, self.fold, self.trace is not None, self.combine,
                            self.checkpoint is not None and self.checkpoint.every], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -103,7 +107,7 @@ def run(work: Callable[[Worker], Any], tables: Sequence[Dense], *, servers: int 
         device: str = "auto", timeout: float = 300.0, nodes: str = "real", reserve: int = 0,
         mailboxes: int | None = None, meta: Any = None, fold: str = "auto", threads: int | None = None,
         around: Callable[[str, int, int], AbstractContextManager[object]] | None = None,
-        trace: str | os.PathLike[str] | None = None) -> list[Any] | None:
+        trace: str | os.PathLike[str] | None = None, combine: str | None = None) -> list[Any] | None:
     """Run `work(ps)` on every worker rank with `tables` on the server ranks; return the results on worker 0, else None.
 
     Started by `mpirun -n 6 python demo.py` or `srun python demo.py`; as a single process it runs one worker and `servers` servers
@@ -125,6 +129,8 @@ def run(work: Callable[[Worker], Any], tables: Sequence[Dense], *, servers: int 
     | threads    | of each server's folds; None: OMP_NUM_THREADS, else SLURM_CPUS_PER_TASK, else 1; the bits are the same |
     | around     | `around(role, index, rank)` gives a context that the rank's whole work runs in (log files)        |
     | trace      | path of a file that rank 0 writes: what every rank did when, see `mpips.trace`                    |
+    | combine    | None; "node": the workers of a node add up their gradients and one pushes the sum, which is less   |
+    |            | traffic to the servers; see `mpips.worker.neighbours` for what it changes                         |
 
     Args:
         work: called with a `Worker`; returns None, bool, int, float, str, bytes, an array, or lists, tuples and dicts of these.
@@ -146,7 +152,7 @@ def run(work: Callable[[Worker], Any], tables: Sequence[Dense], *, servers: int 
         problem = None
         try:
             job = _check(Job(work, check_tables(tables), servers, readers, read, checkpoint, seed, device, timeout, nodes, reserve,
-                             mailboxes, meta, fold, threads, around or _nothing, trace))
+                             mailboxes, meta, fold, threads, around or _nothing, trace, combine))
             world.refuse_singletons(comm.Get_size())
             if job.trace is not None and comm.Get_rank() == 0:
                 check(job.trace)
@@ -174,6 +180,8 @@ def _check(job: Job) -> Job:
     threads_of(job.threads)
     if job.nodes not in NODES:
         raise UsageError(f"run: nodes {job.nodes!r} is not one of {NODES}")
+    if job.combine not in COMBINE:
+        raise UsageError(f"run: combine {job.combine!r} is not one of {COMBINE}")
     for key, value in (("readers", job.readers), ("reserve", job.reserve), ("seed", job.seed)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise UsageError(f"run: {key} {value!r} is not a number from 0")
@@ -209,10 +217,12 @@ def threads_of(threads: int | None, environ: Mapping[str, str] = os.environ) -> 
     return found
 
 
-def make_worker(job: Job, transport: Any, plan: Plan, index: int, now: int, number: int | None, trace: Trace | None) -> Worker:
-    """Make worker `index`, on device `number`."""
+def make_worker(job: Job, transport: Any, plan: Plan, index: int, now: int, number: int | None, trace: Trace | None,
+                shared: Shared | None = None, members: Sequence[int] = ()) -> Worker:
+    """Make worker `index`, on device `number`; `shared` is the memory that it shares with the workers `members` of its node."""
     link = Link(transport, plan, index, now, job.timeout, trace=trace)
-    return Worker(link, device=Device(number) if number is not None else None, saves=job.checkpoint is not None)
+    return Worker(link, device=Device(number) if number is not None else None, saves=job.checkpoint is not None,
+                  neighbours=Neighbours(link, shared, members) if shared else None)
 
 
 def plan_of(job: Job, servers: int, workers: int, readers: int) -> Plan:

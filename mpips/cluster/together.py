@@ -23,9 +23,11 @@ from mpips.trace import Trace
 from mpips.transport.base import DROWSY, IDLE, Backoff, wait
 from mpips.transport.plan import Plan
 from mpips.transport.rma import Rma
+from mpips.transport.shared import Shared
 from mpips.transport.words import CLOCK, END
 from mpips.worker import Reader
 from mpips.worker.link import Link
+from mpips.worker.neighbours import Desk
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -49,7 +51,8 @@ def run_together(job: Job, world: MPI.Intracomm) -> list[Any] | None:
         roles = assign(nodes, job.servers, job.readers)
         plan = plan_of(job, len(roles.servers), len(roles.workers), len(roles.readers))
         here = [s for s, r in enumerate(roles.servers) if nodes[r] == nodes[rank]]
-        check_plan(plan, here, shared=True)
+        members = _members(job, nodes, roles, rank)
+        check_plan(plan, here, shared=True, workers=members)
         restored = restore(job) if rank == roles.servers[0] else None
         device = pick_device(job.device, _place(nodes, roles, rank)) if rank in roles.workers else None
     except UsageError as error:
@@ -68,6 +71,7 @@ def run_together(job: Job, world: MPI.Intracomm) -> list[Any] | None:
     node = MPI.Intracomm(comm.Split(rank if job.nodes == "single" else nodes[rank], rank))
     spread = job.nodes == "single" or len(set(nodes)) > 1
     transport = Rma(comm, node, list(roles.servers), plan.words, [m.size for m in plan.maps], spread)
+    shared = _share(job, comm, nodes, plan, members if rank in roles.workers else [])
     kind, index = roles.role(rank)
     apart = [r > 0 and (job.nodes == "single" or host != nodes[0]) for r, host in enumerate(nodes)]
     trace = Trace(f"{kind} {index}") if job.trace else None
@@ -84,13 +88,15 @@ def run_together(job: Job, world: MPI.Intracomm) -> list[Any] | None:
         if server is not None:
             _serve(server, transport, plan)
         elif kind == "worker":
-            results = _work(job, comm, roles, transport, plan, index, clocks[index], device, trace)
+            results = _work(job, comm, roles, transport, plan, index, clocks[index], device, trace, shared, members)
         else:
             _read(job, transport, plan, index, trace)
     _leave(comm, transport, plan, job.timeout)
     if trace and job.trace:
         join(comm, trace, job.trace, first, apart,
              lambda until, what: wait(transport, until, f"{kind} {index}: {what}", lambda: "rank 0 writes it", job.timeout))
+    if shared is not None:
+        shared.close()
     node.Free()
     comm.Free()
     return results
@@ -99,6 +105,25 @@ def run_together(job: Job, world: MPI.Intracomm) -> list[Any] | None:
 def _place(nodes: list[int], roles: Roles, rank: int) -> int:
     """Number of a worker among the workers of its node: its GPU."""
     return sum(1 for r in roles.workers if nodes[r] == nodes[rank] and r < rank)
+
+
+def _members(job: Job, nodes: list[int], roles: Roles, rank: int) -> list[int]:
+    """Workers of this rank's node that add up their gradients; none if there is only one."""
+    if job.combine is None or job.nodes == "single":
+        return []
+    members = [index for index, r in enumerate(roles.workers) if nodes[r] == nodes[rank]]
+    return members if len(members) > 1 else []
+
+
+def _share(job: Job, comm: MPI.Intracomm, nodes: list[int], plan: Plan, members: list[int]) -> Shared | None:
+    """Allocate what the workers of a node share, None where there is nothing to share; collective."""
+    from mpi4py import MPI
+
+    desk = Desk(plan.layout.tables)
+    if job.combine is None or not desk.places:
+        return None
+    part = comm.Split(nodes[comm.Get_rank()] if members else MPI.UNDEFINED, comm.Get_rank())
+    return Shared(MPI.Intracomm(part), desk.size, desk.control) if members else None
 
 
 def _serve(server: Server, transport: Rma, plan: Plan) -> None:
@@ -117,8 +142,8 @@ def _serve(server: Server, transport: Rma, plan: Plan) -> None:
 
 
 def _work(job: Job, comm: MPI.Comm, roles: Roles, transport: Rma, plan: Plan, index: int, now: int,
-          device: int | None, trace: Trace | None) -> list[Any] | None:
-    worker = make_worker(job, transport, plan, index, now, device, trace)
+          device: int | None, trace: Trace | None, shared: Shared | None, members: list[int]) -> list[Any] | None:
+    worker = make_worker(job, transport, plan, index, now, device, trace, shared, members)
     abort.describe(lambda: f"worker {index}, clock {worker.now}")
     result = encode(job.work(worker), f"result of worker {index}")
     worker._end()

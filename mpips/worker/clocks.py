@@ -19,13 +19,15 @@ from mpips.transport.words import (
     STOPPED_BITS,
 )
 from mpips.worker.link import Link
+from mpips.worker.neighbours import Neighbours
 
 
 class Clocks:
     """This worker's clock and what hangs on it."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, neighbours: Neighbours | None = None) -> None:
         self._link = link
+        self._neighbours = neighbours
         self._stood = 0  # cut for which this worker has stood still
         self._checked = -1  # clock in which `boundary` has looked
         self._asked = 0  # last SAVE word
@@ -38,6 +40,8 @@ class Clocks:
 
     def tick(self) -> int:
         """End the step: every push of it is committed before the clock word is written. Returns the new clock."""
+        if self._neighbours is not None:
+            self._neighbours.complete()
         self._link.now += 1
         self._link.tell_all(CLOCK, self._link.now)
         return self._link.now
@@ -83,7 +87,7 @@ class Clocks:
     @property
     def _fresh(self) -> bool:
         """Whether nothing has been pushed in this clock: only then can this worker stand still in it."""
-        return all(state.newest[1] < self._link.now for state in self._link.tables.values())
+        return not any(state.pushed_in(self._link.now) for state in self._link.tables.values())
 
     def hurry(self, clock: int) -> None:
         """Say that this worker cannot stand still before others have come to `clock`."""
@@ -162,4 +166,6 @@ class Clocks:
 
     def end(self) -> None:
         """Say that this client is gone; it holds nobody back any more."""
+        if self._neighbours is not None:
+            self._neighbours.end()
         self._link.tell_all(END, self._link.now + 1)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from mpips.worker.contribution import AnyPush
 from mpips.worker.pull import Pull
-from mpips.worker.push import Push
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ class PullHandle(Generic[T]):
 class PushHandle:
     """A push under way; the caller's arrays are its own again when it is committed."""
 
-    def __init__(self, push: Push | None) -> None:
+    def __init__(self, push: AnyPush | None) -> None:
         self._push = push  # None: it was only added up, nothing travels yet
         if push is not None:
             push.advance()

@@ -57,6 +57,10 @@ class TableState:
         self.halves[self.pushes & 1] = number
         self.pushes += 1
 
+    def pushed_in(self, clock: int) -> bool:
+        """Whether it has been pushed in this clock; on the node alone (`neighbours`), it is only closed for it."""
+        return clock in (self.newest[1], self.closed)
+
     def before(self, clock: int) -> int:
         """Number of the last push that belongs to a clock before this one, 0 if there is none (`clock` is the current one)."""
         return self.newest[0] if self.newest[1] < clock else self.earlier

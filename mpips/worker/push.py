@@ -24,16 +24,21 @@ FEW = 10_000  # elements
 
 
 class Push:
-    """One push of some tables; `gradients` are flat arrays of the tables' dtypes, None where the mailbox is filled already."""
+    """One push of some tables; `gradients` are flat arrays of the tables' dtypes, None where the mailbox is filled already.
 
-    def __init__(self, link: Link, group: Group, gradients: Sequence[Array | None]) -> None:
+    `sums` are those of a node's workers: each has been looked at, and its table closed, where it was pushed (see `neighbours`).
+    """
+
+    def __init__(self, link: Link, group: Group, gradients: Sequence[Array | None], *, sums: bool = False) -> None:
         self._link = link
         self._group = group
         self._gradients = gradients
         self.number = 0  # of the commit, once committed
         self.clock = link.now
         self.failure: NonFiniteGradient | None = None  # it will never be committed
-        check_open(link, group)
+        self._sums = sums
+        if not sums:
+            check_open(link, group)
         for state, staleness in zip(group.states, group.staleness, strict=True):
             if staleness == 0:
                 state.closed = link.now
@@ -122,13 +127,11 @@ class Push:
             state.pushed(number, self.clock)
         stats = link.stats
         stats["push_bytes"] += nbytes
-        stats["pushes"] += len(voids)
+        stats["pushes"] += 0 if self._sums else len(voids)
         stats["push_seconds"] += time.perf_counter() - begin
         if link.trace is not None:
             link.trace.add("push", begin, clock=self.clock, what=", ".join(s.table.name for s in states))
-        if True in voids:
-            stats["skipped"] += sum(voids)
-            link.tell_all(VOIDS, int(stats["skipped"]))
+        note_voids(link, sum(voids))
 
     def _announce(self, number: int) -> None:
         """Write the stamps, and tell the servers on this node if they may fold blocks of it as they arrive."""
@@ -153,18 +156,12 @@ class Push:
                     assert mapped is not None
                     at = base + block.offset
                     part = mapped[at : at + (block.stop - block.start) * table.np_dtype.itemsize].view(table.np_dtype)
-                if not finite(part):
-                    if table.nonfinite == "skip":
-                        return True
-                    raise self._nonfinite(table)
+                if not self._sums and not finite(part):
+                    return void(link, table, self.clock)
                 if tell:
                     t.flush(server)
                     t.store(server, link.plan.words.arrival(link.index, block.slot, half), number)
         return False
-
-    def _nonfinite(self, table: Dense) -> NonFiniteGradient:
-        return NonFiniteGradient(f"table '{table.name}': the gradient pushed by {self._link.name} in clock {self.clock} has "
-                                 "NaN or Inf (nonfinite='skip' leaves such pushes out)")
 
     def _stamp(self, number: int, voids: Sequence[bool] = ()) -> None:
         """Write the stamps of this push; those between them are this worker's too, and stay as they are.
@@ -206,6 +203,21 @@ def check_open(link: Link, group: Group) -> None:
         if state.closed == link.now:
             raise ProtocolError(f"table '{state.table.name}' is closed for clock {link.now}: it has been pushed already "
                                 "(push with more=True adds up several)")
+
+
+def void(link: Link, table: Dense, clock: int) -> bool:
+    """Return True if a gradient with NaN or Inf is to be left out, or raise NonFiniteGradient."""
+    if table.nonfinite == "skip":
+        return True
+    raise NonFiniteGradient(f"table '{table.name}': the gradient pushed by {link.name} in clock {clock} has "
+                            "NaN or Inf (nonfinite='skip' leaves such pushes out)")
+
+
+def note_voids(link: Link, count: int) -> None:
+    """Count pushes that were left out, and tell the servers."""
+    if count:
+        link.stats["skipped"] += count
+        link.tell_all(VOIDS, int(link.stats["skipped"]))
 
 
 def finite(values: Array) -> bool:

@@ -18,11 +18,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpips import layout
+from mpips.errors import NonFiniteGradient
 from mpips.transport.base import Array
 from mpips.transport.words import HEAD, RECORDS, TAIL
 from mpips.worker.group import Group
 from mpips.worker.link import Link
-from mpips.worker.push import Push, finite, wait_half
+from mpips.worker.push import Push, finite, void, wait_half
 
 
 @dataclass(frozen=True)
@@ -126,21 +127,22 @@ class RingPush(Push):
         voids = []
         for state, gradient in zip(self._group.states, self._gradients, strict=True):
             assert gradient is not None
-            void = not all(finite(gradient[block.start : block.stop]) for run in state.runs for block in run.blocks)
-            if void and state.table.nonfinite != "skip":
-                self.failure = self._nonfinite(state.table)
+            bad = not self._sums and not all(finite(gradient[b.start : b.stop]) for run in state.runs for b in run.blocks)
+            try:
+                voids.append(bad and void(self._link, state.table, self.clock))
+            except NonFiniteGradient as error:
+                self.failure = error
                 for each in self._group.states:  # another gradient may be pushed instead
                     each.closed = -1
-                raise self.failure
-            voids.append(void)
+                raise
         return voids
 
     def _cut(self) -> dict[int, deque[Piece]]:
         """Cut what is to be pushed into pieces, by server."""
         found: dict[int, list[tuple[int, int, Array]]] = {}
-        for state, gradient, void in zip(self._group.states, self._gradients, self._voids, strict=True):
+        for state, gradient, left_out in zip(self._group.states, self._gradients, self._voids, strict=True):
             assert gradient is not None
-            for run in state.runs if not void else ():
+            for run in state.runs if not left_out else ():
                 for block in run.blocks:
                     found.setdefault(run.server, []).append((block.slot, block.offset, gradient[block.start : block.stop]))
         out: dict[int, deque[Piece]] = {}
@@ -158,6 +160,6 @@ class RingPush(Push):
         return out
 
 
-def begin_push(link: Link, group: Group, gradients: Sequence[Array | None]) -> Push:
-    """Return a push that has not begun, of the kind that this job's memory allows."""
-    return (RingPush if link.plan.rings else Push)(link, group, gradients)
+def sending(link: Link, group: Group, gradients: Sequence[Array | None], *, sums: bool = False) -> Push:
+    """Return a push to the servers, of the kind that this job's memory allows."""
+    return (RingPush if link.plan.rings else Push)(link, group, gradients, sums=sums)

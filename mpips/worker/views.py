@@ -8,10 +8,11 @@ import numpy as np
 
 from mpips.transport.base import Array
 from mpips.transport.words import BLOCK_WORDS, VERSION
+from mpips.worker.contribution import begin_push
 from mpips.worker.link import Link, TableState
+from mpips.worker.neighbours import Neighbours
 from mpips.worker.pull import Pull, chosen
 from mpips.worker.push import check_open, wait_half
-from mpips.worker.rings import begin_push
 
 
 class View:
@@ -64,12 +65,13 @@ class View:
 class Gradients:
     """A table's gradient to be written in place, pushed when the block ends without an exception.
 
-    `with` gives the array, undefined at first; `zero_copy` says whether it is the mailbox's own memory.
+    `with` gives the array, undefined at first; `zero_copy` says whether it is the mailbox's own memory, or what the node shares.
     """
 
-    def __init__(self, link: Link, state: TableState) -> None:
+    def __init__(self, link: Link, state: TableState, neighbours: Neighbours | None = None) -> None:
         self._link = link
         self._state = state
+        self._neighbours = neighbours
         self.zero_copy = False
 
     def __enter__(self) -> Array:
@@ -77,8 +79,11 @@ class Gradients:
         group = link.group((state.table.name,))
         check_open(link, group)
         whole = whole_on_node(link, state) if not link.plan.rings else None
-        self.zero_copy = whole is not None
-        if whole is None:
+        here = self._neighbours if self._neighbours is not None and self._neighbours.has(state) else None
+        self.zero_copy = whole is not None or here is not None
+        if here is not None:
+            values = here.half(state, link.now)
+        elif whole is None:
             values = np.empty(state.table.size, state.table.np_dtype)
         else:
             wait_half(link, group)
@@ -92,7 +97,7 @@ class Gradients:
         self._state.filling = False
         if kind is None:
             group = self._link.group((self._state.table.name,))
-            begin_push(self._link, group, [None if self.zero_copy else self._values]).wait()
+            begin_push(self._link, self._neighbours, group, [None if self.zero_copy else self._values]).wait()
 
 
 def whole_on_node(link: Link, state: TableState) -> Array | None:

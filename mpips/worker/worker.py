@@ -2,7 +2,7 @@
 
     w = ps.pull("w")                      a private copy of the table
     ps.push("w", gradient)                one gradient of this worker's current clock
-    ps.clock()                            end of the step; never waits
+    ps.clock()                            end of the step
     ps.pushpull({"w": gradient})          push all, clock, pull all
     with ps.view("w") as w: ...           read-only, no copy where the table lies whole on this node (staleness 0)
     with ps.gradients("w") as g: ...      the mailbox's own memory, pushed when the block ends
@@ -29,13 +29,14 @@ from mpips.transport.plan import check_ring
 from mpips.transport.words import CATALOGUE, CATALOGUE_BYTES, CLOCK, CREATE, CREATE_DONE, CREATED, DONE, END, SPOOL
 from mpips.worker.arrays import deliver, flat, target
 from mpips.worker.clocks import Clocks
+from mpips.worker.contribution import AnyPush, begin_push
 from mpips.worker.device import Device
 from mpips.worker.group import Group
 from mpips.worker.handles import PullHandle, PushHandle, SaveHandle
 from mpips.worker.link import Link, TableState
+from mpips.worker.neighbours import Neighbours
 from mpips.worker.pull import Pull
-from mpips.worker.push import Push, check_open
-from mpips.worker.rings import begin_push
+from mpips.worker.push import check_open
 from mpips.worker.views import Gradients, View
 
 Arrays = Mapping[str, Any]
@@ -47,7 +48,7 @@ class Client:
     def __init__(self, link: Link, *, device: Device | None = None) -> None:
         self._link = link
         self._device = device
-        self._outstanding: deque[Push] = deque()
+        self._outstanding: deque[AnyPush] = deque()
         self._reading: list[Pull] = []  # begun, of tables with staleness 0
         self.index = link.index - (link.plan.workers if link.reader else 0)
         self.workers = link.plan.workers
@@ -194,9 +195,11 @@ class Reader(Client):
 class Worker(Client):
     """A rank that computes gradients."""
 
-    def __init__(self, link: Link, *, device: Device | None = None, saves: bool = False) -> None:
+    def __init__(self, link: Link, *, device: Device | None = None, saves: bool = False,
+                 neighbours: Neighbours | None = None) -> None:
         super().__init__(link, device=device)
-        self._clocks = Clocks(link)
+        self._neighbours = neighbours
+        self._clocks = Clocks(link, neighbours)
         self._saves = saves
         self._requests = 0
         self._sums: dict[str, Array] = {}  # by table, what `push(more=True)` has added up
@@ -242,7 +245,7 @@ class Worker(Client):
         if more or not states:
             return PushHandle(None)
         self._settle()
-        push = begin_push(self._link, group, flats)
+        push = begin_push(self._link, self._neighbours, group, flats)
         handle = PushHandle(push)
         if not push.committed:
             self._outstanding.append(push)
@@ -267,10 +270,13 @@ class Worker(Client):
             raise UsageError(f"table '{table}': gradients() after push(more=True); the last push must be without more")
         self._link.boundary()
         self._settle()
-        return Gradients(self._link, state)
+        return Gradients(self._link, state, self._neighbours)
 
     def clock(self) -> int:
-        """End this worker's step and return the new clock; waits only for what was begun by `ipush` or `ipull`."""
+        """End this worker's step and return the new clock; waits for what was begun by `ipush` or `ipull`.
+
+        With `run(combine="node")` it may wait for the node's other workers too, see `neighbours`; else for nobody.
+        """
         self._no_sums("clock()")
         self._link.boundary()
         self._settle()
@@ -341,7 +347,7 @@ class Worker(Client):
         """Complete what this worker has begun and say that it is gone."""
         self._no_sums("the end")
         self._settle()
-        pushed = any(state.newest[1] == self._link.now for state in self._link.tables.values())
+        pushed = any(state.pushed_in(self._link.now) for state in self._link.tables.values())
         if pushed or self._clocks.owes_save:
             self._clocks.tick()
         self._clocks.end()

@@ -59,6 +59,14 @@ def test_more_servers_and_half_precision(file: str) -> None:
     assert sum(row["slots"] for row in found["servers"]) == 3 * 4 * found["parameters"]  # the float32 master too
 
 
+def test_workers_that_add_up_on_their_node_need_two_halves_each(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found = plan(file, workers=3, combine="node")
+    assert 2 * found["bytes"] < found["shared"] < 2 * found["bytes"] + 20_000
+    assert plan(file, workers=3)["shared"] == 0
+    assert main(["plan", file, "--combine", "node"]) == 0
+    assert "for each worker of a node that has several" in capsys.readouterr().out
+
+
 def test_ranks_and_nodes_give_servers_and_workers(file: str) -> None:
     found = plan(file, ['servers="per-node"'], ranks=8, nodes=3)
     assert (len(found["servers"]), found["workers"], found["readers"]) == (3, 4, 1)

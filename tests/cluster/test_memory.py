@@ -108,6 +108,17 @@ def test_a_plan_needs_windows_and_slots(tmp_path: Path) -> None:
         check_plan(plan, [0], shared=False, root=root)
 
 
+def test_workers_that_add_up_on_their_node_need_memory_there(tmp_path: Path) -> None:
+    tables = [Dense("w", shape=(1000, 1000), optimizer=optim.SGD(lr=0.1))]
+    plan = make_plan(tables, servers=1, workers=3)
+    root = machine(tmp_path, available=20 * MB)
+    check_plan(plan, [], shared=True, root=root, workers=[0, 2])
+    with pytest.raises(UsageError, match=r"^workers 0, 1, 2 on \S+: 24 MB of windows and 0 bytes of private memory"):
+        check_plan(plan, [], shared=True, root=root, workers=[0, 1, 2])
+    with pytest.raises(UsageError, match=r"^server 0 and workers 0, 1 on \S+: 48\.\d MB of windows"):
+        check_plan(plan, [0], shared=True, root=root, workers=[0, 1])
+
+
 def test_sizes_as_people_read_them() -> None:
     assert [mega(n) for n in (0, 999, 12_345, 64 * MB)] == ["0 bytes", "999 bytes", "12.3 kB", "64 MB"]
     assert mega(1_500_000_000) == "1.5 GB"

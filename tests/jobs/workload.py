@@ -37,6 +37,12 @@ def tables(staleness: int | None = 0) -> list[mpips.Dense]:
     return out
 
 
+def skipping() -> list[mpips.Dense]:
+    """Tables whose gradients have NaN or Inf now and then: one of many workers', and all of a clock's."""
+    return [mpips.Dense(name, (40, 40), optim.SGD(lr=0.1), mpips.init.normal(0.5), combine="mean", nonfinite="skip")
+            for name in ("nan-one", "nan-all")]
+
+
 def gradient(worker: int, clock: int, values: Mapping[str, Any]) -> dict[str, Any]:
     """A gradient that depends on worker, clock and the values read; not every table is pushed by everybody in every clock."""
     out = {}
@@ -46,7 +52,14 @@ def gradient(worker: int, clock: int, values: Mapping[str, Any]) -> dict[str, An
         noise = np.random.default_rng([worker, clock, k]).standard_normal(value.shape).astype(np.float32)
         wide = value.astype(np.float32) * np.float32(0.1) + noise
         out[name] = wide.astype(value.dtype)
+        if (name == "nan-one" and (worker + clock) % 3 == 0) or (name == "nan-all" and clock % 2):
+            out[name][3, 4] = (np.nan, np.inf)[clock % 2]
     return out
+
+
+def finite(worker: int, clock: int, values: Mapping[str, Any]) -> dict[str, Any]:
+    """`gradient` without those that are left out."""
+    return {name: g for name, g in gradient(worker, clock, values).items() if np.isfinite(np.asarray(g, np.float64)).all()}
 
 
 def fingerprint(values: Mapping[str, Any]) -> dict[str, str]:

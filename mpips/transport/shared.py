@@ -1,0 +1,63 @@
+"""Memory that a few processes of one node share: each has a part of its own, all see every part (MPI 4.1, 12.2.3).
+
+One `Lock_all` for its whole life, ordinary loads and stores, ordered by `sync`, as in `rma`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mpips.transport.base import Array
+from mpips.transport.words import WORD
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+
+class Shared:
+    """One process's view of it.
+
+    Args:
+        comm: the processes that share it, all of one node; freed by `close`.
+        size: bytes of each one's part.
+        control: so many bytes at the beginning of each part are control words; they are 0 at first. Nobody may look at another's
+            before all have come here.
+
+    Attributes:
+        parts: bytes of each member's part, by rank in `comm`.
+        words: the control words of each, as 8-byte integers.
+        me: this process's rank in `comm`.
+    """
+
+    def __init__(self, comm: MPI.Intracomm, size: int, control: int) -> None:
+        from mpi4py import MPI
+
+        self._comm = comm
+        self.me = comm.Get_rank()
+        info = MPI.Info.Create()
+        info.Set("alloc_shared_noncontig", "true")  # each part's pages on their own, near its writer
+        self._window = MPI.Win.Allocate_shared(size, 1, info=info, comm=comm)
+        info.Free()
+        self.parts: list[Array] = []
+        self.words: list[memoryview] = []
+        for rank in range(comm.Get_size()):
+            buffer: Any = self._window.Shared_query(rank)[0]
+            self.parts.append(np.frombuffer(buffer, np.uint8)[:size])
+            self.words.append(memoryview(buffer).cast("B")[: control // WORD * WORD].cast("q"))
+        self._window.Lock_all(MPI.MODE_NOCHECK)
+        self.parts[self.me][:control] = 0
+        self.sync()
+
+    def sync(self) -> None:
+        """Order this process's loads and stores against those of the others (MPI_Win_sync)."""
+        self._window.Sync()
+
+    def close(self) -> None:
+        """Give it back; collective, so only after all members are known to come."""
+        self.parts = []
+        self.words = []
+        self._window.Unlock_all()
+        self._window.Free()
+        self._comm.Free()
