@@ -86,6 +86,8 @@ class Group:
 
     def least(self, transport: Transport, base: int, wanted: Sequence[int]) -> bool:
         """Whether the words that go by table, `base` for table 0, are at least `wanted` on each server of each table."""
+        if max(wanted, default=0) <= 0:
+            return True
         lo, width = base + self.lo, self.hi - self.lo
         for server, cells in self._cells:
             row = transport.row(server, lo, width)
