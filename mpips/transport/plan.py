@@ -8,9 +8,8 @@ from mpips import layout as grid
 from mpips.errors import UsageError
 from mpips.layout import ALIGN, Layout, align, place
 from mpips.table import Dense
-from mpips.transport.words import Map, Words
+from mpips.transport.words import APART, PAGE, Map, Words
 
-PAGE = 4096  # bytes
 SPARE_TABLES = 64  # tables that may be created later when `reserve` is given
 
 
@@ -71,7 +70,7 @@ def make_plan(tables: list[Dense], *, servers: int, workers: int, readers: int =
     """
     layout = place(tables, servers)
     spare = align(reserve)
-    largest = 2 * align(align(max(layout.nbytes), ALIGN) + spare, PAGE)
+    largest = 2 * align(align(max(layout.nbytes), ALIGN) + spare + APART, PAGE)
     ring = 0 if mailboxes is None or workers * largest <= mailboxes else _ring(mailboxes, workers)
     for table in tables if ring else ():
         check_ring(table)

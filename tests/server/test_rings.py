@@ -132,7 +132,7 @@ def test_rings_only_where_they_are_needed() -> None:
     table = Dense("w", (1000,), optim.SGD(lr=0.1))
     whole = make_plan([table], servers=1, workers=2)
     assert not whole.rings
-    assert not make_plan([table], servers=1, workers=2, mailboxes=2 * 2 * 4096).rings
+    assert not make_plan([table], servers=1, workers=2, mailboxes=2 * 2 * 8192).rings
     ring = make_plan([table], servers=1, workers=2, mailboxes=2 * 1024)
     assert ring.rings
     assert ring.maps[0].size - ring.maps[0].mailbox(0, 0) == 2 * 1024
