@@ -19,7 +19,6 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--workers", type=int, metavar="N", help="how many workers (default: 1)")
     parser.add_argument("--ranks", type=int, metavar="N", help="how many ranks in all, in place of --workers")
     parser.add_argument("--nodes", type=int, metavar="N", default=1, help='for servers = "per-node" (default: 1)')
-    parser.add_argument("--combine", choices=["node"], help='count what run(combine="node") needs, too')
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
                         help="change one key of the file, such as dtype=float16; may be repeated")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -29,13 +28,13 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the plan."""
     found = plan(args.file, args.settings, servers=args.servers, workers=args.workers, ranks=args.ranks,
-                 nodes=args.nodes, combine=args.combine)
+                 nodes=args.nodes)
     print(json.dumps(found, indent=2) if args.json else "\n".join(lines(found)))
     return OK
 
 
 def plan(file: str, settings: Sequence[str] = (), *, servers: int | None = None, workers: int | None = None,
-         ranks: int | None = None, nodes: int = 1, combine: str | None = None) -> dict[str, Any]:
+         ranks: int | None = None, nodes: int = 1) -> dict[str, Any]:
     """Return bytes by server and kind, what one worker holds, and how even the servers are, as JSON values.
 
     Raises UsageError when the file is wrong or the numbers leave no worker.
@@ -79,7 +78,7 @@ def plan(file: str, settings: Sequence[str] = (), *, servers: int | None = None,
         "worker": {"parameters": held, "gradients": held},
         "balance": max(loads) * servers / sum(loads) if sum(loads) else 1.0,
         "windows": sum(row["window"] for row in rows),
-        "shared": Desk(tables).size if combine else 0,  # of each worker that is not alone on its node
+        "shared": Desk(tables).size if config.combine_on else 0,  # of each worker that is not alone on its node
     }
 
 
@@ -98,4 +97,4 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
     yield f"a worker holds {mega(worker['parameters'])} of parameters and {mega(worker['gradients'])} of gradients"
     yield f"/dev/shm must have {mega(found['windows'])} on a node that has all servers"
     if found["shared"]:
-        yield f"and {mega(found['shared'])} for each worker of a node that has several (combine=\"node\")"
+        yield f"and {mega(found['shared'])} for each worker of a node that has several (combine_on = \"node\")"

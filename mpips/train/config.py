@@ -63,6 +63,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         readers: ranks that only evaluate.
         staleness: 0 is BSP, n is SSP, "none" or "asp" is ASP.
         combine: with staleness 0, "mean" or "sum" of the workers' gradients.
+        combine_on: "node" lets the workers of a node add up their gradients before one pushes the sum, see `mpips.run`.
         dtype: of the tables.
         epochs: passes over the training samples.
         batch: samples of one worker's step.
@@ -90,6 +91,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     readers: Annotated[int, Meta(ge=0)] = 0
     staleness: Staleness = 0
     combine: Literal["sum", "mean"] = "mean"
+    combine_on: Literal["node"] | None = None
     dtype: Literal["float32", "float64", "float16", "bfloat16"] = "float32"
     epochs: Count = 10
     batch: Count = 32

@@ -90,7 +90,7 @@ def fit(config: Config | Mapping[str, Any] | str | os.PathLike[str] | None = Non
         lambda ps: work(training, ps), training.tables, servers=given.server_ranks, readers=given.readers,
         read=(lambda ps: read(training, ps)) if given.readers else None,
         checkpoint=training.checkpoint, seed=given.seed, device=given.device, timeout=given.timeout, meta=training.meta,
-        trace=given.trace, mailboxes=given.mailboxes,
+        trace=given.trace, mailboxes=given.mailboxes, combine=given.combine_on,
         around=lambda role, index, rank: around(given.log_directory, rank_name(role, index, rank)))
     if results is None:
         return None

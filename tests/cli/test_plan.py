@@ -60,10 +60,10 @@ def test_more_servers_and_half_precision(file: str) -> None:
 
 
 def test_workers_that_add_up_on_their_node_need_two_halves_each(file: str, capsys: pytest.CaptureFixture[str]) -> None:
-    found = plan(file, workers=3, combine="node")
+    found = plan(file, ["combine_on=node"], workers=3)
     assert 2 * found["bytes"] < found["shared"] < 2 * found["bytes"] + 20_000
     assert plan(file, workers=3)["shared"] == 0
-    assert main(["plan", file, "--combine", "node"]) == 0
+    assert main(["plan", file, "--set", "combine_on=node"]) == 0
     assert "for each worker of a node that has several" in capsys.readouterr().out
 
 

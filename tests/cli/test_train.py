@@ -114,7 +114,8 @@ needs_mpirun = pytest.mark.skipif(not launcher(), reason="there is no mpirun")
 @needs_mpirun
 def test_digits_by_mpirun(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
-    done = mpirun(4, ["-m", "mpips", "train", str(DIGITS), "--set", "readers=1", "--set", "device=cpu"], cwd=tmp_path)
+    settings = ["--set", "readers=1", "--set", "device=cpu", "--set", "combine_on=node", "--trace", "trace.json"]
+    done = mpirun(4, ["-m", "mpips", "train", str(DIGITS), *settings], cwd=tmp_path)
     assert done.code == 0, done
     found = re.search(r"held-out accuracy (\d\.\d+), checkpoint (\S+)", done.out)
     assert found, done
@@ -125,6 +126,7 @@ def test_digits_by_mpirun(tmp_path: Path) -> None:
     assert {"rank-0001-worker-0.log", "rank-0002-worker-1.log", "rank-0003-reader-0.log"} <= names
     records = [json.loads(line) for line in (log / "metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records] == list(range(1, 21))
+    assert '"give"' in (tmp_path / "trace.json").read_text(), "the workers add up on their node"
     last = json.loads((log / "evaluation-0.jsonl").read_text().splitlines()[-1])
     assert f"{last['accuracy']:.4f}" == found[1]  # the reader's last look was at the final parameters
 
