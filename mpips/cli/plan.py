@@ -60,6 +60,8 @@ def plan(file: str, settings: Sequence[str] = (), *, servers: int | None = None,
             raise UsageError(f"{name} {n}: at least one is needed")
     tables = prepare(config, file).tables
     made = make_plan(tables, servers=servers, workers=workers, readers=config.readers, mailboxes=config.mailboxes)
+    desk = Desk(tables)
+    shared = desk.size if desk.places else 0
     rows = []
     for index, window in enumerate(made.maps):
         row = {
@@ -78,7 +80,7 @@ def plan(file: str, settings: Sequence[str] = (), *, servers: int | None = None,
         "worker": {"parameters": held, "gradients": held},
         "balance": max(loads) * servers / sum(loads) if sum(loads) else 1.0,
         "windows": sum(row["window"] for row in rows),
-        "shared": Desk(tables).size if config.combine_on else 0,  # of each worker that is not alone on its node
+        "shared": shared if config.combine_on else 0,  # of each worker that is not alone on its node
     }
 
 

@@ -21,7 +21,7 @@ from mpips.transport.shared import Shared
 from mpips.worker import Reader, Worker
 from mpips.worker.device import Device
 from mpips.worker.link import Link
-from mpips.worker.neighbours import Neighbours
+from mpips.worker.neighbours import Neighbours, takes_part
 
 NODES = ("real", "single")
 COMBINE = (None, "node")
@@ -220,15 +220,19 @@ def threads_of(threads: int | None, environ: Mapping[str, str] = os.environ) -> 
 def make_worker(job: Job, transport: Any, plan: Plan, index: int, now: int, number: int | None, trace: Trace | None,
                 shared: Shared | None = None, members: Sequence[int] = ()) -> Worker:
     """Make worker `index`, on device `number`; `shared` is the memory that it shares with the workers `members` of its node."""
-    link = Link(transport, plan, index, now, job.timeout, trace=trace)
+    link = Link(transport, plan, index, now, job.timeout, combines=shared is not None, trace=trace)
     return Worker(link, device=Device(number) if number is not None else None, saves=job.checkpoint is not None,
                   neighbours=Neighbours(link, shared, members) if shared else None)
 
 
 def plan_of(job: Job, servers: int, workers: int, readers: int) -> Plan:
     """Lay out the job's tables."""
-    return make_plan(job.tables, servers=servers, workers=workers, readers=readers, reserve=job.reserve,
-                     mailboxes=job.mailboxes)
+    plan = make_plan(job.tables, servers=servers, workers=workers, readers=readers, reserve=job.reserve, mailboxes=job.mailboxes)
+    for table in job.tables if plan.rings and job.combine else ():
+        if not takes_part(table):  # its pieces would wait in a ring for workers of the node that wait for this one's clock()
+            raise UsageError(f"table '{table.name}': {table.dtype} where mailboxes are rings (run(mailboxes=...)) and "
+                             "combine='node'; these two together take float32 and float64")
+    return plan
 
 
 def restore(job: Job) -> Restored | None:

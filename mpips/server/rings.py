@@ -75,14 +75,15 @@ class Rings:
         more = before.any(axis=0)  # by block, whether there is a sum already
         memory = store.ring(worker, place >> 1)
         first = store.spans[lo].start
-        for again in (False, True):
-            for span in store.joined((lo + np.flatnonzero(more == again)).tolist()):
-                total = store.total(span)
-                piece = memory[span.start - first : span.stop - first].view(span.dtype)
-                if again:
-                    np.add(total, piece, out=total)
-                else:
-                    np.copyto(total, piece)
+        with np.errstate(all="ignore"):  # as in a fold: sums may overflow, and between small blocks lies anything
+            for again in (False, True):
+                for span in store.joined((lo + np.flatnonzero(more == again)).tolist()):
+                    total = store.total(span)
+                    piece = memory[span.start - first : span.stop - first].view(span.dtype)
+                    if again:
+                        np.add(total, piece, out=total)
+                    else:
+                        np.copyto(total, piece)
         self._given[worker, lo:hi] = clock + 1
         if place & 1:
             self._through[worker] = number

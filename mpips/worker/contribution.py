@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from mpips.errors import NonFiniteGradient, ProtocolError
+from mpips.errors import NonFiniteGradient
 from mpips.transport.base import Array
 from mpips.worker.group import Group
 from mpips.worker.link import Link
 from mpips.worker.neighbours import Neighbours
-from mpips.worker.push import Push, check_open, note_voids, wait_half
+from mpips.worker.push import Push, check_applied, check_open, note_voids, wait_half
 from mpips.worker.rings import sending
 
 
@@ -78,9 +78,7 @@ class Contribution:
             ProtocolError: in the clock of the push, whose sum leaves the node with `clock()`.
         """
         self.wait()
-        if self._link.now == self.clock and not self.applied():
-            raise ProtocolError(f"table {self._group.title}: wait(applied=True) before clock(); with combine='node' the workers' "
-                                "sum leaves with clock()")
+        check_applied(self._link, self._group, self.clock)
         self._link.wait(self.applied, f"the update of table {self._group.title}", lambda: self._link.behind(self.clock + 1))
 
     def _give(self) -> None:

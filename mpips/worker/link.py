@@ -79,6 +79,7 @@ class Link:
     commits: int = 0  # number of the last push that was committed
     tries: int = 0  # number of the last push that was begun
     holds: int = 0  # holds asked for
+    combines: bool = False  # whether the workers of this node add up their gradients, see `neighbours`
     rings: dict[int, Ring] = field(default_factory=dict)  # by server, of this worker, if there are any
     trace: Trace | None = None  # of this rank, if it is traced
     boundary: Callable[[], None] = lambda: None  # called by verbs at the beginning of a clock; see Clocks
@@ -135,9 +136,10 @@ class Link:
         """Return a group that is needed once."""
         return Group(self.transport, self.plan.words, states)
 
-    def wait(self, until: Callable[[], bool], what: str, who: Callable[[], str]) -> None:
-        """Wait with this client's limit, and count the time."""
-        seconds = wait(self.transport, until, f"{self.name}, clock {self.now}: {what}", who, self.limit)
+    def wait(self, until: Callable[[], bool], what: str, who: Callable[[], str],
+             progress: Callable[[], object] | None = None) -> None:
+        """Wait with this client's limit, which begins anew while `progress()` changes, and count the time."""
+        seconds = wait(self.transport, until, f"{self.name}, clock {self.now}: {what}", who, self.limit, progress)
         self.stats["wait_seconds"] += seconds
         if self.trace is not None and seconds:
             self.trace.add("wait", time.perf_counter() - seconds, clock=self.now, what=what)
@@ -162,10 +164,10 @@ class Link:
         self.transport.flush(server)
         self.transport.ring(server)
 
-    def behind(self, clock: int) -> str:
-        """Say which workers keep clock `clock` from being complete, by the words on server 0."""
+    def behind(self, clock: int, first: int | None = None) -> str:
+        """Say which workers, or which of the first few, keep clock `clock` from being complete, by the words on server 0."""
         words, late = self.plan.words, []
-        for worker in range(self.plan.workers):
+        for worker in range(self.plan.workers if first is None else first):
             at = words.client(worker)
             if self.transport.load(0, at + END) == 0:
                 reached = self.transport.load(0, at + CLOCK)

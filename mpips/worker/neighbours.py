@@ -20,7 +20,8 @@ Why a half is free when its turn comes: a worker in clock c + 2 has seen the sen
 as well, and had sent c before; or the sender of c has ended, which it says (END) after all that it had to send.
 
 So `clock()` can wait for workers of the same node, until they call `clock()` or end. What they wait for must not be what only this
-worker can give after its `clock()`: a barrier stands on the same side of `clock()` in all workers of a node.
+worker can give after its `clock()`: a barrier stands on the same side of `clock()` in all workers of a node. To end after a push
+is a `clock()`, too.
 
 The result is that of adding up worker by worker within a node, then node by node in the order of the senders. This is another
 grouping than without `combine`, so the last bits may differ from it; for a given placement of the ranks on the nodes they are the

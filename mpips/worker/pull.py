@@ -102,7 +102,7 @@ class Pull:
                 (found if here[lo] else rest).append((s.owner, s.blocks[lo:hi]))
         if found:
             begin = time.perf_counter()
-            bad = self._attempt(Reading(words, found), self._outs, [self.now] * len(group.states))
+            bad = self._attempt(Reading(words, found), self._outs, [self.now] * len(group.states), exact=True)
             self._left = rest + [(owner, [block]) for owner, block in bad]
             self._note("pull early", begin)
 
@@ -158,11 +158,13 @@ class Pull:
         self._link.transport.sync()
         return clock
 
-    def _attempt(self, reading: Reading, outs: Sequence[Array], clocks: Sequence[int | None]) -> list[tuple[int, Block]]:
+    def _attempt(self, reading: Reading, outs: Sequence[Array], clocks: Sequence[int | None], *,
+                 exact: bool = False) -> list[tuple[int, Block]]:
         """Read stretches of blocks once; return the blocks that were not whole, each with the position of its table.
 
         Args:
             outs, clocks: by table, a flat array and the clock whose version is wanted, None for the newest.
+            exact: a version of an earlier clock will not do: the fold of the clock before is known to be under way at least.
         """
         t, maps, stretches = self._link.transport, self._link.plan.maps, reading.stretches
         rows = [t.row(server, word, count) for server, word, count in reading.rows]
@@ -185,7 +187,8 @@ class Pull:
             row, clock, at = rows[s.row], clocks[s.owner], s.lo
             for i, version in enumerate(mine):
                 if (version < 0 or row[at + BEGIN] > version + 1
-                        or (clock is not None and row[at + TICK0 + (version & 1)] > clock)):
+                        or (clock is not None and row[at + TICK0 + (version & 1)] > clock)
+                        or (exact and row[at + TICK0 + (version & 1)] != clock)):
                     bad.append((s.owner, s.blocks[i]))
                 at += BLOCK_WORDS
         return bad

@@ -79,8 +79,13 @@ class Push:
         return True
 
     def wait_applied(self) -> None:
-        """Wait until every server has published it; under BSP that takes every worker's push or clock."""
+        """Wait until every server has published it; under BSP that takes every worker's push or clock.
+
+        Raises:
+            ProtocolError: see `check_applied`.
+        """
         self.wait()
+        check_applied(self._link, self._group, self.clock)
         self._link.wait(self.applied, f"the update of table {self._group.title}", self._blame)
 
     def ready(self) -> bool:
@@ -203,6 +208,16 @@ def check_open(link: Link, group: Group) -> None:
         if state.closed == link.now:
             raise ProtocolError(f"table '{state.table.name}' is closed for clock {link.now}: it has been pushed already "
                                 "(push with more=True adds up several)")
+
+
+def check_applied(link: Link, group: Group, clock: int) -> None:
+    """Raise ProtocolError if waiting for a push to be applied could wait for this worker's own clock().
+
+    With combine="node" a worker may tell the servers of its clock only after this one's `clock()`, see `neighbours`.
+    """
+    if link.combines and link.now == clock and 0 in group.staleness:
+        raise ProtocolError(f"table {group.title}: wait(applied=True) before clock(); with combine='node' other workers of "
+                            "this node may wait for that")
 
 
 def void(link: Link, table: Dense, clock: int) -> bool:

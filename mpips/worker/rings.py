@@ -64,6 +64,10 @@ class Ring:
         link.tell(server, HEAD, self._head)
         return True
 
+    def fits(self, piece: Piece) -> bool:
+        """Whether there is room for a piece now."""
+        return self._room(layout.align(piece.nbytes)) is not None
+
     def _room(self, nbytes: int) -> int | None:
         """First byte of a free stretch, or None."""
         tail = self._link.transport.load(self._server, self._link.plan.words.reply(self._link.index) + TAIL)
@@ -99,8 +103,24 @@ class RingPush(Push):
         """Advance until it is committed."""
         if not self.committed and not self.failure and self._left is None:
             wait_half(self._link, self._group)
-        if not self.committed:
-            self._link.wait(self.advance, f"room for table {self._group.title}", lambda: self._link.behind(self.clock + 1))
+        while not self.advance():
+            self._link.wait(self._room, f"room in the rings for table {self._group.title}", self._before, self._taken)
+
+    def _room(self) -> bool:
+        """Whether a piece can be written."""
+        assert self._left is not None
+        return any(pieces and self._link.rings[server].fits(pieces[0]) for server, pieces in self._left.items())
+
+    def _taken(self) -> list[int]:
+        """Pieces of all workers that the servers have taken out: as long as these grow, this push comes nearer."""
+        t, plan = self._link.transport, self._link.plan
+        return [t.load(server, plan.words.reply(worker) + TAIL) for server in self._left or () for worker in range(plan.workers)]
+
+    def _before(self) -> str:
+        """Which workers' pushes come before this one."""
+        if not self._link.index:
+            return self._link.behind(self.clock)
+        return f"the servers take pushes in the order of the workers: {self._link.behind(self.clock + 1, self._link.index)}"
 
     def _send(self) -> None:
         link = self._link

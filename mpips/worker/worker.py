@@ -320,6 +320,8 @@ class Worker(Client):
             return
         if link.plan.rings:
             check_ring(table)
+            if self._neighbours is not None:
+                raise UsageError(f"table '{table.name}': created later where mailboxes are rings and combine='node'")
         if link.plan.lockstep and table.staleness != 0 and self._saves:
             raise UsageError(f"table '{table.name}': staleness {table.staleness} in a job whose checkpoints rely on staleness 0")
         self._requests += 1

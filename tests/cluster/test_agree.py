@@ -69,7 +69,7 @@ from mpips.cluster.agree import meet
 from mpips.errors import WaitTimeout
 comm = MPI.COMM_WORLD
 if comm.rank in MISSING:
-    time.sleep(8)
+    time.sleep(4)
     sys.stdout.flush()
     comm.Abort(7)
 try:

@@ -12,6 +12,8 @@ from mpips.cluster.run import threads_of
 from mpips.errors import UsageError
 
 TABLE = mpips.Dense("w", (3,), mpips.optim.SGD(lr=0.1))
+LARGE = mpips.Dense("large", (3_000_000,), mpips.optim.SGD(lr=0.1), dtype="float16")
+ASP = mpips.Dense("asp", (3,), mpips.optim.SGD(lr=0.1), staleness=None)
 GRADIENT = np.ones(3, np.float32)
 
 
@@ -33,6 +35,11 @@ GRADIENT = np.ones(3, np.float32)
     ({"combine": "nodes"}, "run: combine 'nodes' is not one of (None, 'node')"),
     ({"combine": True}, "run: combine True is not one of"),
     ({"combine": ["node"]}, "run: combine ['node'] is not one of"),
+    ({"mailboxes": 0}, "run: mailboxes 0 is not a number of bytes from 1"),
+    ({"mailboxes": 2.5}, "run: mailboxes 2.5 is not a number of bytes from 1"),
+    ({"mailboxes": 1 << 20, "tables": [LARGE]}, "run: mailboxes=1048576 bytes for 1 workers: each needs a ring of two blocks"),
+    ({"mailboxes": 5 << 20, "tables": [LARGE, ASP]}, "table 'asp': staleness None where mailboxes are rings"),
+    ({"mailboxes": 5 << 20, "tables": [LARGE], "combine": "node"}, "table 'large': float16 where mailboxes are rings"),
     ({"device": "tpu"}, "run: device 'tpu'"),
     ({"servers": 0}, "run: servers 0"),
     ({"servers": (1, "last")}, "run: servers (1, 'last')"),

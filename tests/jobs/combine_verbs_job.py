@@ -40,7 +40,7 @@ def work(ps: mpips.Worker) -> bool:
         refused(again, ProtocolError, "is closed for clock 0")
     assert handle.test()
     assert not handle.test(applied=True)
-    refused(lambda: handle.wait(applied=True), ProtocolError, "leaves with clock()")
+    refused(lambda: handle.wait(applied=True), ProtocolError, "before clock()")
     empty = ps.ipush({})
     empty.wait(applied=True)
     ps.clock()
@@ -48,6 +48,8 @@ def work(ps: mpips.Worker) -> bool:
     assert handle.test(applied=True)
     for name in ("a", "b", "half"):
         assert (ps.pull(name) == 3).all()
+    alone = ps.ipush("half", np.zeros(9, np.float16))  # every worker pushes it itself, but waits for a neighbour's clock() likewise
+    refused(lambda: alone.wait(applied=True), ProtocolError, "table 'half': wait(applied=True) before clock()")
 
     try:
         with ps.gradients("a") as g:

@@ -125,6 +125,20 @@ def test_a_push_that_is_left_out_is_left_out_in_every_schedule() -> None:
         assert (play(kinds, work, seed=seed, servers=2)["worker 1"] == 4).all()
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_block_that_is_read_early_is_of_this_clock(workers: int) -> None:
+    """A worker two clocks ahead of the fold: words read one after the other may belong to both folds that it waits for."""
+    def work(ps: Worker) -> None:
+        for _ in range(6):
+            for _ in range(2):
+                ps.push("w", np.ones(40))
+                ps.clock()
+            assert (ps.pull("w") == ps.now * workers).all()
+
+    for seed in range(40):
+        play([Dense("w", (40,), optim.Add(), dtype="float64")], work, workers=workers, seed=seed)
+
+
 def _one_is_ahead(seed: int) -> None:
     """Worker 1 reads clock after clock again once its own push is published, while worker 0 pushes for the clock after."""
     def work(ps: Worker) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -89,6 +90,35 @@ def test_the_bits_are_those_of_whole_mailboxes(dtype: str) -> None:
         assert _trained(kinds, seed, 3 * LEAST * (1 + seed % 2)) == want
     for seed in range(1, 5):
         assert _trained(kinds, seed, None) == want, "whole mailboxes themselves"
+
+
+def test_pieces_of_several_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neighbouring small tables travel together, whatever lies between them."""
+    small_blocks(monkeypatch, 256, 256)
+    kinds = [Dense(f"{dtype}{n}", (n,), optim.SGD(lr=0.1), dtype=dtype)
+             for dtype in ("float32", "float16", "float64") for n in (3, 5, 30, 70)]
+    want = _trained(kinds, 0, None)
+    for seed in range(1, 5):
+        assert _trained(kinds, seed, 3 * 512) == want
+
+
+def test_sums_may_overflow_in_silence() -> None:
+    def work(ps: Worker) -> Any:
+        ps.push("w", np.full(80, 3e38, np.float32))
+        ps.clock()
+        return ps.pull("w")
+
+    assert np.isinf(play([Dense("w", (80,), optim.Add())], work, workers=2, mailboxes=2 * LEAST)["worker 0"]).all()
+
+
+def test_a_push_may_take_longer_than_the_limit_while_it_gets_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(ps: Worker) -> None:
+        monkeypatch.setattr(ps._link, "limit", 0.05)
+        begin = time.monotonic()
+        ps.push("w", np.ones(8000))
+        assert time.monotonic() - begin > 0.05, "or this shows nothing"
+
+    play([Dense("w", (8000,), optim.Add(), dtype="float64")], work, workers=1, mailboxes=LEAST)
 
 
 def test_one_push_is_larger_than_the_ring() -> None:
