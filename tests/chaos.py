@@ -59,6 +59,7 @@ class Chaos:
     barriers: bool = True
     created: list[Dense] = field(default_factory=list)
     mailboxes: int | None = None
+    nodes: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         self.pushes: dict[str, list[tuple[int, int, float]]] = defaultdict(list)  # table -> (worker, clock, its power of two)
@@ -74,7 +75,7 @@ class Chaos:
         options = {"every": self.every, "at_end": self.at_end} if self.recorder else {}
         self.results = play(self.tables, self._work, workers=self.workers, servers=self.servers, readers=self.readers,
                             read=self._read if self.readers else None, seed=self.seed, saver=self.recorder,
-                            reserve=1 << 16 if self.created else 0, mailboxes=self.mailboxes, **options)
+                            reserve=1 << 16 if self.created else 0, mailboxes=self.mailboxes, nodes=self.nodes, **options)
         self.check()
         return self
 

@@ -24,10 +24,12 @@ from mpips.transport.explore import Explorer
 from mpips.transport.model import World
 from mpips.transport.places import Endpoint, Window
 from mpips.transport.plan import Plan, make_plan
+from mpips.transport.shared import Shared
 from mpips.transport.words import END, NEVER, Map, Words
 from mpips.worker import Reader, Worker
 from mpips.worker.group import Group
 from mpips.worker.link import Link
+from mpips.worker.neighbours import Desk, Neighbours
 
 
 def small_blocks(patch: pytest.MonkeyPatch, block: int = 64, whole: int = 64) -> None:
@@ -39,8 +41,12 @@ def small_blocks(patch: pytest.MonkeyPatch, block: int = 64, whole: int = 64) ->
 def build(tables: list[Dense], work: Callable[[Worker], Any], *, workers: int = 2, servers: int = 1, readers: int = 0,
           read: Callable[[Reader], Any] | None = None, seed: int = 0,
           reserve: int = 0, results: dict[str, Any] | None = None, clocks: list[int] | None = None, saver: Any = None,
-          make: type[Server] = Server, mailboxes: int | None = None, **server_options: Any) -> World:
-    """Return a world with all ranks added; results appear under their names as ranks end, a server's are its pieces."""
+          make: type[Server] = Server, mailboxes: int | None = None, nodes: Sequence[int] | None = None,
+          **server_options: Any) -> World:
+    """Return a world with all ranks added; results appear under their names as ranks end, a server's are its pieces.
+
+    With `nodes`, the workers with the same number add up their gradients.
+    """
     def plan() -> Any:
         return make_plan(tables, servers=servers, workers=workers, readers=readers, reserve=reserve,
                          mailboxes=mailboxes)
@@ -48,6 +54,15 @@ def build(tables: list[Dense], work: Callable[[Worker], Any], *, workers: int = 
     results = {} if results is None else results
     world = World(plan(), seed)
     ready: list[int] = []
+    desk = Desk(tables)
+    memory = {k: np.zeros(desk.size, np.uint8) for k in range(workers)}
+
+    def neighbours(k: int, link: Link, transport: Any) -> Neighbours | None:
+        members = [other for other in range(workers) if nodes is not None and nodes[other] == nodes[k]]
+        if len(members) < 2 or not desk.places:
+            return None
+        parts = [memory[other] for other in members]
+        return Neighbours(link, cast(Shared, _Node(world, transport, parts, members.index(k), desk.control)), members)
 
     def serve(index: int) -> Callable[[Any], None]:
         def go(transport: Any) -> None:
@@ -71,7 +86,7 @@ def build(tables: list[Dense], work: Callable[[Worker], Any], *, workers: int = 
                     transport.pause(0)
             link = Link(transport, plan(), k, (clocks or [0] * workers)[k] if k < workers else 0, 60.0)
             if k < workers:
-                worker = Worker(link, saves=saver is not None)
+                worker = Worker(link, saves=saver is not None, neighbours=neighbours(k, link, transport))
                 results[f"worker {k}"] = work(worker)
                 worker._end()
             else:
@@ -85,6 +100,23 @@ def build(tables: list[Dense], work: Callable[[Worker], Any], *, workers: int = 
     for k in range(workers + readers):
         world.add(f"worker {k}" if k < workers else f"reader {k - workers}", client(k))
     return world
+
+
+class _Node:
+    """What the workers of a node share: they see each other's stores at once, but others may run in between (`sync`)."""
+
+    def __init__(self, world: World, transport: Any, parts: list[np.ndarray[Any, Any]], me: int, control: int) -> None:
+        self._world, self._transport, self._control = world, transport, control
+        self._seen = b""
+        self.me, self.parts = me, parts
+        self.words = [memoryview(part.data)[:control].cast("q") for part in parts]
+
+    def sync(self) -> None:
+        mine = self.parts[self.me][: self._control].tobytes()
+        if mine != self._seen:  # who waits may go on
+            self._seen = mine
+            self._world.version += 1
+        self._transport._turn()
 
 
 def play(tables: list[Dense], work: Callable[[Worker], Any], **options: Any) -> dict[str, Any]:
