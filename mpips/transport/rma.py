@@ -20,8 +20,8 @@ from mpips.transport.words import ASLEEP, WORD, Words
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-# Bytes of one call. Open MPI has no RMA of more than 2^31 - 1 elements. Less is slower: 400 MB out of a window on one node take 31 ms
-# in one piece, 50 in pieces of 64 MB, by Get or memcpy alike.
+# Bytes of one call. Open MPI has no RMA of more than 2^31 - 1 elements. Less is slower: 400 MB out of a window on one node take
+# 31 ms in one piece, 50 in pieces of 64 MB, by Get or memcpy alike.
 LONGEST = 1 << 30
 RING = 1024  # control words that may be on their way
 
