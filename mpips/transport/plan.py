@@ -8,7 +8,7 @@ from mpips import layout as grid
 from mpips.errors import UsageError
 from mpips.layout import ALIGN, Layout, align, place
 from mpips.table import Dense
-from mpips.transport.words import APART, PAGE, Map, Words
+from mpips.transport.words import PAGE, Map, Words, region
 
 SPARE_TABLES = 64  # tables that may be created later when `reserve` is given
 
@@ -70,13 +70,13 @@ def make_plan(tables: list[Dense], *, servers: int, workers: int, readers: int =
     """
     layout = place(tables, servers)
     spare = align(reserve)
-    largest = 2 * align(align(max(layout.nbytes), ALIGN) + spare + APART, PAGE)
-    ring = 0 if mailboxes is None or workers * largest <= mailboxes else _ring(mailboxes, workers)
+    sizes = [align(n, ALIGN) + spare for n in layout.nbytes]
+    ring = 0 if mailboxes is None or workers * 2 * region(max(sizes)) <= mailboxes else _ring(mailboxes, workers)
     for table in tables if ring else ():
         check_ring(table)
     blocks = max(layout.slots) + (spare // grid.BLOCK + SPARE_TABLES if spare else 0)
     words = Words(workers, workers + readers, servers, len(tables) + (SPARE_TABLES if spare else 0), blocks, ring > 0)
-    maps = tuple(Map(words, align(n, ALIGN) + spare, ring) for n in layout.nbytes)
+    maps = tuple(Map(words, n, ring) for n in sizes)
     return Plan(layout, words, maps, workers, readers)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from mpips.transport.base import IDLE, Array, nap
 from mpips.transport.doze import Futex, futex
+from mpips.transport.shared import allocate
 from mpips.transport.words import ASLEEP, WORD, Words
 
 if TYPE_CHECKING:
@@ -47,10 +48,7 @@ class Rma:
         self.comm = comm
         me = comm.Get_rank()
         mine = sizes[servers.index(me)] if me in servers else 0
-        info = MPI.Info.Create()
-        info.Set("alloc_shared_noncontig", "true")  # each server's pages on their own, near it
-        self._near = MPI.Win.Allocate_shared(mine, 1, info=info, comm=node)
-        info.Free()
+        self._near = allocate(node, mine)
         here = _members(comm, node)
         self._bytes: list[Array | None] = [None] * len(servers)
         self._bells: list[Futex | None] = [None] * len(servers)

@@ -16,6 +16,17 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 
+def allocate(comm: MPI.Intracomm, size: int) -> MPI.Win:
+    """Return a window that all of `comm` share, with `size` bytes of this process; each part's pages lie near its writer."""
+    from mpi4py import MPI
+
+    info = MPI.Info.Create()
+    info.Set("alloc_shared_noncontig", "true")
+    window = MPI.Win.Allocate_shared(size, 1, info=info, comm=comm)
+    info.Free()
+    return window
+
+
 class Shared:
     """One process's view of it.
 
@@ -36,10 +47,7 @@ class Shared:
 
         self._comm = comm
         self.me = comm.Get_rank()
-        info = MPI.Info.Create()
-        info.Set("alloc_shared_noncontig", "true")  # each part's pages on their own, near its writer
-        self._window = MPI.Win.Allocate_shared(size, 1, info=info, comm=comm)
-        info.Free()
+        self._window = allocate(comm, size)
         self.parts: list[Array] = []
         self.words: list[memoryview] = []
         for rank in range(comm.Get_size()):

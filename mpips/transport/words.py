@@ -181,6 +181,11 @@ def _lines(words: int) -> int:
     return align(max(words, 1), LINE)
 
 
+def region(nbytes: int) -> int:
+    """Bytes from one copy or half of `nbytes` to the next."""
+    return align(nbytes + APART, PAGE)
+
+
 @dataclass(frozen=True)
 class Map:
     """Byte offsets in the window of one server whose shard has `nbytes` bytes (spare space included).
@@ -202,7 +207,7 @@ class Map:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "catalogue", self.words.count * WORD)
-        object.__setattr__(self, "region", align(self.nbytes + APART, PAGE))
+        object.__setattr__(self, "region", region(self.nbytes))
         object.__setattr__(self, "_copies", align(self.spool(self.words.clients), PAGE) + APART)
         object.__setattr__(self, "size", self.mailbox(self.words.workers, 0))
 

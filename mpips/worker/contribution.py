@@ -10,7 +10,7 @@ from mpips.transport.base import Array
 from mpips.worker.group import Group
 from mpips.worker.link import Link
 from mpips.worker.neighbours import Neighbours
-from mpips.worker.push import Push, check_applied, check_open, note_voids, wait_half
+from mpips.worker.push import Push, check_applied, check_open, note_voids, reopen
 from mpips.worker.rings import sending
 
 
@@ -30,7 +30,7 @@ class Contribution:
     def __init__(self, link: Link, neighbours: Neighbours, group: Group, gradients: Sequence[Array | None]) -> None:
         self._link = link
         self._neighbours = neighbours
-        self._states = group.states
+        self._all = group
         self.clock = link.now
         self.committed = False
         self.failure: NonFiniteGradient | None = None  # it will never be committed
@@ -38,7 +38,7 @@ class Contribution:
         pairs = list(zip(group.states, gradients, strict=True))
         self._here = [(state, gradient) for state, gradient in pairs if neighbours.has(state)]
         self._group = link.group(tuple([state.table.name for state, _ in self._here]))
-        self._away = away = link.group(tuple([s.table.name for s in group.states if not neighbours.has(s)]))
+        away = link.group(tuple([s.table.name for s in group.states if not neighbours.has(s)]))
         self._rest = sending(link, away, [g for s, g in pairs if not neighbours.has(s)]) if away.states else None
         for state, _ in self._here:
             state.closed = link.now
@@ -56,8 +56,6 @@ class Contribution:
     def wait(self) -> None:
         """Advance until it is committed."""
         if not self.committed:
-            if self._rest is not None and not self.failure:
-                wait_half(self._link, self._away)
             self._give()
 
     def applied(self) -> bool:
@@ -91,8 +89,7 @@ class Contribution:
                 self._rest.wait()
         except NonFiniteGradient as error:
             self.failure = error
-            for state in self._states:  # nothing was committed: another gradient may be pushed instead
-                state.closed = -1
+            reopen(self._all)
             raise
         here = self._group.states
         self._neighbours.give(here, voids, self.clock)

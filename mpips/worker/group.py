@@ -64,7 +64,7 @@ class Group:
         servers: those that hold something of them.
         told: those of their servers on this node that are told of each block that has arrived.
         reading: all their blocks.
-        early: positions of those with staleness 0 and several blocks: some can be read before the others are folded.
+        early: blocks of those with staleness 0 and several blocks: some can be read before the others are folded.
     """
 
     def __init__(self, transport: Transport, words: Words, states: Sequence[TableState]) -> None:
@@ -79,7 +79,8 @@ class Group:
         self.servers = tuple(dict.fromkeys(run.server for _, run in runs))
         told = dict.fromkeys(run.server for i, run in runs if states[i].told)
         self.told = tuple(server for server in told if transport.near(server))
-        self.early = [i for i, s in enumerate(states) if s.table.staleness == 0 and sum([len(run.blocks) for run in s.runs]) > 1]
+        several = [s.table.staleness == 0 and sum([len(run.blocks) for run in s.runs]) > 1 for s in states]
+        self.early = Reading(words, [(i, run.blocks) for i, run in runs if several[i]])
         self.reading = Reading(words, [(i, run.blocks) for i, run in runs])
         self._cells = [(server, [(i, self.numbers[i] - self.lo) for i, run in runs if run.server == server])
                        for server in self.servers]

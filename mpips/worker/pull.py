@@ -37,16 +37,14 @@ class Pull:
         self._floors = [now] * len(group.states) if group.lockstep else [-1 if s is None else now - s for s in group.staleness]
         self._own = [] if group.lockstep else [s.before(now) if s.table.staleness != 0 else 0 for s in group.states]
         self._ready = link.reader
-        self._left: list[tuple[int, Sequence[Block]]] | None = None  # not read yet, once something was read before all was ready
+        self._left = group.early  # of these, what has not been read before all was ready
         self.done = False
 
     def advance(self) -> bool:
         """Go on as far as possible without waiting; return whether all tables are read."""
         if self.done:
             return True
-        if not self.ready():
-            if self._group.early:
-                self._read_early()
+        if not self._arrived():
             return False
         begin = time.perf_counter()
         self._read()
@@ -68,7 +66,8 @@ class Pull:
 
     def wait(self) -> None:
         """Advance to the end."""
-        self._link.wait(self.advance, f"a pull of table {self._group.title}", self._blame)
+        self._link.wait(self._arrived, f"a pull of table {self._group.title}", self._blame)
+        self.advance()
 
     def ready(self) -> bool:
         """Whether the servers have published all that this pull must see."""
@@ -83,6 +82,14 @@ class Pull:
         self._ready = True
         return True
 
+    def _arrived(self) -> bool:
+        """`ready`; if not, what is there already is read."""
+        if self.ready():
+            return True
+        if self._left.stretches:
+            self._read_early()
+        return False
+
     def _blame(self) -> str:
         stale = [s for s in self._group.staleness if s is not None]
         return self._link.behind(self.now - min(stale, default=0))
@@ -90,11 +97,9 @@ class Pull:
     def _read_early(self) -> None:
         """Read the blocks that are of this clock already: the fold of the clock before has published them."""
         group, words, t = self._group, self._link.plan.words, self._link.transport
-        left = self._left if self._left is not None else [(i, run.blocks) for i in group.early for run in group.states[i].runs]
-        reading = Reading(words, left)
-        rows = [t.row(server, word, count) for server, word, count in reading.rows]
+        rows = [t.row(server, word, count) for server, word, count in self._left.rows]
         found, rest = list[tuple[int, Sequence[Block]]](), list[tuple[int, Sequence[Block]]]()
-        for s in reading.stretches:
+        for s in self._left.stretches:
             row = rows[s.row]
             here = [row[at + TICK0 + (row[at + VERSION] & 1)] == self.now for at in range(s.lo, s.hi, BLOCK_WORDS)]
             cuts = [0, *(i for i in range(1, len(here)) if here[i] != here[i - 1]), len(here)]
@@ -103,7 +108,7 @@ class Pull:
         if found:
             begin = time.perf_counter()
             bad = self._attempt(Reading(words, found), self._outs, [self.now] * len(group.states), exact=True)
-            self._left = rest + [(owner, [block]) for owner, block in bad]
+            self._left = Reading(words, rest + [(owner, [block]) for owner, block in bad])
             self._note("pull early", begin)
 
     def _read(self) -> None:
@@ -111,10 +116,10 @@ class Pull:
         group, reading = self._group, self._group.reading
         clocks = ([self.now] * len(group.states) if group.lockstep and not self._link.reader
                   else [self._clock(state) for state in group.states])
-        if self._left is not None:
-            parts = list(self._left)
-            parts += [(i, run.blocks) for i, state in enumerate(group.states) if i not in group.early for run in state.runs]
-            reading = Reading(self._link.plan.words, parts)
+        if self._left is not group.early:
+            early = {s.owner for s in group.early.stretches}
+            reading = Reading(self._link.plan.words, [(s.owner, s.blocks) for s in self._left.stretches]
+                              + [(s.owner, s.blocks) for s in group.reading.stretches if s.owner not in early])
         bad: dict[int, list[Block]] = {}
         for owner, block in self._attempt(reading, self._outs, clocks):
             bad.setdefault(owner, []).append(block)

@@ -109,8 +109,7 @@ class Push:
             self.failure = error
             link.all_flush()  # what has left already must not land on top of the push that comes instead
             self._stamp(0)
-            for state in states:  # nothing was committed: another gradient may be pushed instead
-                state.closed = -1
+            reopen(group)
             link.all_flush()
             raise
         if True in voids:
@@ -208,6 +207,12 @@ def check_open(link: Link, group: Group) -> None:
         if state.closed == link.now:
             raise ProtocolError(f"table '{state.table.name}' is closed for clock {link.now}: it has been pushed already "
                                 "(push with more=True adds up several)")
+
+
+def reopen(group: Group) -> None:
+    """Nothing was committed: another gradient may be pushed instead."""
+    for state in group.states:
+        state.closed = -1
 
 
 def check_applied(link: Link, group: Group, clock: int) -> None:

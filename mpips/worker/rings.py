@@ -23,7 +23,7 @@ from mpips.transport.base import Array
 from mpips.transport.words import HEAD, RECORDS, TAIL
 from mpips.worker.group import Group
 from mpips.worker.link import Link
-from mpips.worker.push import Push, finite, void, wait_half
+from mpips.worker.push import Push, finite, reopen, void, wait_half
 
 
 @dataclass(frozen=True)
@@ -152,8 +152,7 @@ class RingPush(Push):
                 voids.append(bad and void(self._link, state.table, self.clock))
             except NonFiniteGradient as error:
                 self.failure = error
-                for each in self._group.states:  # another gradient may be pushed instead
-                    each.closed = -1
+                reopen(self._group)
                 raise
         return voids
 

@@ -2,26 +2,21 @@
 
 import json
 import sys
-from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from workload import refused
+
 import mpips
-from mpips.errors import MpipsError, NonFiniteGradient, ProtocolError, UsageError
+from mpips.errors import NonFiniteGradient, ProtocolError, UsageError
 
 add = mpips.optim.Add()
 tables = [mpips.Dense("a", (1000,), add), mpips.Dense("b", (3, 5), add, dtype="float64"), mpips.Dense("empty", (0, 2), add),
           mpips.Dense("half", (9,), add, dtype="float16"), mpips.Dense("ssp", (7,), add, staleness=1)]
 ONES = {t.name: np.ones(t.shape, t.np_dtype) for t in tables}
-
-
-def refused(call: Callable[[], object], kind: type[MpipsError], says: str) -> None:
-    try:
-        call()
-    except kind as error:
-        assert says in str(error), error  # noqa: PT017 - no pytest in a job
-    else:
-        raise AssertionError(f"not refused: {says}")
 
 
 def work(ps: mpips.Worker) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,16 @@ DTYPES = ("float32", "float64", "float16", "bfloat16")
 def small_blocks() -> None:
     """Cut tables into many blocks, so that a small job has what a large one has."""
     layout.BLOCK = layout.WHOLE = 4096
+
+
+def refused(call: Callable[[], object], kind: type[Exception], says: str) -> None:
+    """Check that a verb refuses what it is asked for, in a job, where there is no pytest."""
+    try:
+        call()
+    except kind as error:
+        assert says in str(error), error  # noqa: PT017
+    else:
+        raise AssertionError(f"not refused: {says}")
 
 
 def tables(staleness: int | None = 0) -> list[mpips.Dense]:
