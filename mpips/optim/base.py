@@ -10,7 +10,7 @@ its scalars.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from numbers import Real
 from types import MappingProxyType
@@ -52,6 +52,7 @@ class Optimizer:
         lr: learning rate, a number from 0 or a `Schedule`.
         weight_decay: added to the gradient as `weight_decay * w` (L2), unless the rule is `decoupled`.
         clip: the combined gradient is cut to [-clip, clip] element by element, before weight decay; None cuts nothing.
+        bounds: (low, high) that the new weights are cut to after the rule, rounded to the table's dtype; None cuts nothing.
 
     Raises UsageError when made with a value that is not a number or lies outside its range.
     """
@@ -59,9 +60,12 @@ class Optimizer:
     lr: float | Schedule
     weight_decay: float = field(default=0.0, kw_only=True)
     clip: float | None = field(default=None, kw_only=True)
+    bounds: tuple[float, float] | None = field(default=None, kw_only=True)
 
     slots: ClassVar[tuple[str, ...]] = ()
-    """Names of the per-element state arrays, in the order in which `rule` takes and returns them."""
+    """Names of the state arrays, in the order in which `rule` takes and returns them; one number per element, but for:"""
+    row_slots: ClassVar[tuple[str, ...]] = ()
+    """Those with one number for each row of a table of rows; `per_row` changes them and `rule` does not see them."""
     decoupled: ClassVar[bool] = False
     """Whether the rule itself decays the weights, so that nothing is added to the gradient."""
     limits: ClassVar[Mapping[str, tuple[float, float]]] = MappingProxyType({})
@@ -88,6 +92,18 @@ class Optimizer:
         """Return (new w, new slots...) from w, g, the slots in order and the scalars in order; element-wise, pure."""
         raise NotImplementedError
 
+    def per_row(self, g: Any, slots: Sequence[Any], scalars: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+        """Return (new row slots, scalars for `rule`), only called where there are `row_slots`.
+
+        NumPy runs this for both engines; what it gives for a row must not depend on the rows beside it.
+
+        Args:
+            g: combined gradients, (n, dim), not changed.
+            slots: the row slots in order, (n,) each, not changed.
+            scalars: those of `scalars`, each a number or (n,); returned are as many, likewise.
+        """
+        raise NotImplementedError
+
     def rate(self, clock: int) -> float:
         """Learning rate at this clock."""
         return self.lr.at(clock) if isinstance(self.lr, Schedule) else self.lr
@@ -99,9 +115,12 @@ class Optimizer:
     def check(self) -> None:
         """Turn every hyperparameter into a float; raise UsageError on one outside its range."""
         for key, value in _values(self, deep=False).items():
-            if isinstance(value, Schedule) if key == "lr" else key == "clip" and value is None:
+            if isinstance(value, Schedule) if key == "lr" else key in ("clip", "bounds") and value is None:
                 continue
             where = f"optimizer {self.name}: {key}"
+            if key == "bounds":
+                object.__setattr__(self, key, _interval(value, where))
+                continue
             value = number(value, where)
             low, high = self.limits.get(key, (0.0, math.inf))
             if not low <= value < high:
@@ -111,7 +130,20 @@ class Optimizer:
             object.__setattr__(self, key, value)
 
 
+def _interval(value: Any, what: str) -> tuple[float, float]:
+    """Return `value` as (low, high), or raise UsageError that starts with `what`."""
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise UsageError(f"{what} {value!r} is not a pair (low, high)")
+    low, high = (number(v, f"{what}:") for v in value)
+    if not low < high:
+        raise UsageError(f"{what}: low {low!r} is not below high {high!r}")
+    return low, high
+
+
 def _values(thing: Any, deep: bool = True) -> dict[str, Any]:
-    """Fields of a dataclass by name; with `deep`, schedules among them described."""
+    """Fields of a dataclass by name; with `deep`, schedules among them described and tuples made lists."""
     out = {f.name: getattr(thing, f.name) for f in fields(thing)}
-    return {k: v.describe() if deep and isinstance(v, Schedule) else v for k, v in out.items()}
+    if not deep:
+        return out
+    out = {k: list(v) if isinstance(v, tuple) else v for k, v in out.items()}
+    return {k: v.describe() if isinstance(v, Schedule) else v for k, v in out.items()}

@@ -1,4 +1,4 @@
-"""From the gradients of a clock to the one that the rule sees: summed in order, scaled, clipped, decayed."""
+"""What stands around a rule: the gradients are summed in order, scaled, clipped, decayed; the new weights are bounded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,28 @@ from typing import Any
 
 import numpy as np
 
+from mpips.optim.base import Optimizer
+
 Array = np.ndarray[Any, np.dtype[Any]]
+Limits = tuple[Any, Any, Any]  # low, high, and a zero
+
+
+def constants(optimizer: Optimizer, dtype: np.dtype[Any]) -> tuple[Any, Any, Limits | None]:
+    """Return clip, weight decay and bounds as scalars of `dtype`; None where there is nothing to do."""
+    kind = dtype.type
+    clip = kind(optimizer.clip) if optimizer.clip is not None else None
+    decay = kind(optimizer.weight_decay) if optimizer.weight_decay and not optimizer.decoupled else None
+    if optimizer.bounds is None:
+        return clip, decay, None
+    with np.errstate(over="ignore"):  # what float32 does not reach bounds nothing
+        return clip, decay, (kind(optimizer.bounds[0]), kind(optimizer.bounds[1]), kind(0))
+
+
+def bound(w: Array, limits: Limits) -> None:
+    """Cut `w` in place; NaN stays. + 0 settles the sign of a zero: of 0.0 and -0.0 either may be the larger."""
+    low, high, zero = limits
+    np.clip(w, low, high, out=w)
+    np.add(w, zero, out=w)
 
 
 def combine(grads: Sequence[Array], w: Array, scale: Any, clip: Any, decay: Any, total: Array, spare: Array) -> Array:

@@ -13,8 +13,8 @@ import numpy as np
 
 from mpips.errors import UsageError
 from mpips.optim.base import Optimizer
-from mpips.optim.combine import combine
-from mpips.optim.compiled import Change, Loop, compiled
+from mpips.optim.combine import bound, combine, constants
+from mpips.optim.compiled import PLAIN, Loop, compiled
 from mpips.optim.program import trace
 from mpips.optim.team import SMALLEST, Team
 from mpips.table import Dense, Rule
@@ -69,17 +69,16 @@ class Fold:
         program = trace(optimizer.rule, slots, scalars)
         self._program = program
         self._loop: Loop | None = None
-        self._change: Change = (False, False, False)  # what the loop does to the sum of the gradients
-        kind = self.dtype.type
-        self._clip = kind(optimizer.clip) if optimizer.clip is not None else None
-        self._decay = kind(optimizer.weight_decay) if optimizer.weight_decay and not optimizer.decoupled else None
+        self._change = PLAIN  # what the loop does besides
+        self._clip, self._decay, self._limits = constants(optimizer, self.dtype)
         self._given: tuple[float, ...] | None = None  # the rule's scalars of the last call, and as they are computed with
         self._scalars: list[Any] = []
         self._kept: list[Array] = []
         self.engine = "numpy"
         if engine == "numba" or (engine == "auto" and (table.size if elements is None else elements) >= LARGE):
             if not self.half:
-                self._change = table.combine == "mean", optimizer.clip is not None, self._decay is not None
+                self._change = (table.combine == "mean", self._clip is not None, self._decay is not None,
+                                self._limits is not None)
             counts = {1, workers if workers <= TOGETHER and table.staleness == 0 and not self.half else 1}
             try:
                 self._loop = compiled(optimizer.rule, slots, scalars, self.dtype, self._change, sorted(counts))
@@ -115,7 +114,7 @@ class Fold:
         change = kind(scale) if scale != 1 else None, self._clip, self._decay
         loop = self._loop
         if loop is not None and not self.half and 1 <= len(grads) <= TOGETHER and (change[0] is None or self._change[0]):
-            more = [kind(1) if c is None else c for c in change]
+            more = [*[kind(1) if c is None else c for c in change], *(self._limits or [kind(0)] * 3)]
             self._team.share(w_old.size, lambda lo, hi: loop(
                 w_old[lo:hi], [g[lo:hi] for g in grads], [s[lo:hi] for s in slots], scalars, w_new[lo:hi], more))
         elif w_old.size <= KEPT:  # threads never share so few
@@ -153,10 +152,12 @@ class Fold:
                     if not self.master:
                         np.copyto(w, narrow)
                 g = combine(several, w, *change, total, spare)
-                if self._loop is not None and self._change == (False, False, False):
+                if self._loop is not None and self._change == PLAIN:
                     self._loop(w, [g], mine, scalars, out)
                 else:
                     self._program(w, g, mine, scalars, out, scratch)
+                if self._limits is not None:
+                    bound(out, self._limits)
                 if self.half:
                     np.copyto(rounded, out, casting="same_kind")  # rounds to nearest, ties to even
                 if self.master:

@@ -33,11 +33,11 @@ class Lion(Optimizer):
     limits: ClassVar[Mapping[str, tuple[float, float]]] = {"beta1": (0.0, 1.0), "beta2": (0.0, 1.0)}
 
     def scalars(self, step: int, lr: float) -> tuple[float, ...]:
-        """Return (beta1, 1 - beta1, beta2, 1 - beta2, lr, 1 - lr weight_decay)."""
-        return self.beta1, 1 - self.beta1, self.beta2, 1 - self.beta2, lr, 1 - lr * self.weight_decay
+        """Return (beta1, 1 - beta1, beta2, 1 - beta2, lr, 1 - lr weight_decay, 0)."""
+        return self.beta1, 1 - self.beta1, self.beta2, 1 - self.beta2, lr, 1 - lr * self.weight_decay, 0.0
 
     @staticmethod
     def rule(w: Any, g: Any, m: Any, b1: Any, c1: Any, b2: Any, c2: Any, lr: Any,
-             keep: Any) -> tuple[Any, ...]:
-        """Return (w, m)."""
-        return w * keep - lr * np.sign(b1 * m + c1 * g), b2 * m + c2 * g
+             keep: Any, zero: Any) -> tuple[Any, ...]:
+        """Return (w, m); of -0.0 numba's sign is -0.0 and NumPy's 0.0, + 0 leaves no -0.0."""
+        return w * keep - lr * np.sign(b1 * m + c1 * g + zero), b2 * m + c2 * g

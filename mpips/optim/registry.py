@@ -7,7 +7,7 @@ from dataclasses import MISSING, fields
 from typing import Any, TypeVar
 
 from mpips.errors import UsageError
-from mpips.optim.adagrad import Adadelta, Adagrad, RMSProp
+from mpips.optim.adagrad import Adadelta, Adagrad, RMSProp, RowAdagrad
 from mpips.optim.adam import Adam, AdamW, AMSGrad
 from mpips.optim.base import Optimizer, Schedule
 from mpips.optim.ftrl import FTRL
@@ -16,7 +16,7 @@ from mpips.optim.schedules import Constant, Cosine, Step, Warmup
 from mpips.optim.sgd import SGD, Add, Momentum, Nesterov
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {c.__name__.lower(): c for c in (
-    SGD, Momentum, Nesterov, Adagrad, RMSProp, Adadelta, Adam, AdamW, AMSGrad, Lion, FTRL, Add)}
+    SGD, Momentum, Nesterov, Adagrad, RowAdagrad, RMSProp, Adadelta, Adam, AdamW, AMSGrad, Lion, FTRL, Add)}
 SCHEDULES: dict[str, type[Schedule]] = {c.__name__.lower(): c for c in (Constant, Step, Cosine, Warmup)}
 
 T = TypeVar("T")

@@ -18,6 +18,7 @@ from mpips.optim.fold import LARGE, SLICE
 from mpips.table import DTYPES, Dense
 
 Array = np.ndarray[Any, np.dtype[Any]]
+NAMES = [name for name, rule in OPTIMIZERS.items() if not rule.row_slots]
 LONG = 2 * SLICE // 8 + 77  # more than one slice for every dtype
 
 
@@ -42,6 +43,8 @@ def naive(rule: Optimizer, w: Array, slots: Sequence[Array], grads: Sequence[Arr
     if rule.weight_decay and not rule.decoupled:
         g = g + kind(rule.weight_decay) * wide
     new, *after = rule.rule(wide, g, *rest, *map(kind, rule.scalars(step, rule.rate(step - 1))))
+    if rule.bounds is not None:
+        new = np.clip(new, kind(rule.bounds[0]), kind(rule.bounds[1]))
     return new.astype(w.dtype), [new, *after] if master else after
 
 
@@ -76,7 +79,7 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_rule_and_dtype(name: str, dtype: str, engine: str) -> None:
     check(make(name, lr=0.05), dtype, engine, size=101, grads=1)
     check(make(name, lr=0.05, clip=0.8, weight_decay=0.1), dtype, engine, size=33, grads=2, scale=0.5)
@@ -96,6 +99,22 @@ def test_scale_clip_and_decay(options: dict[str, float], scale: float, engine: s
     for grads in (1, 2, 4, 5):
         check(optim.Momentum(0.1, **options), "float64", engine, 1001, grads, scale=scale, combine="mean")
     check(optim.Adam(0.1, **options), "bfloat16", engine, 99, grads=3, scale=scale)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_bounds(dtype: str, engine: str) -> None:
+    check(optim.SGD(0.5, bounds=(-0.25, 1.0)), dtype, engine, LONG, grads=1)
+    check(optim.SGD(0.5, bounds=(-0.25, 1.0), clip=0.5, weight_decay=0.2), dtype, engine, 101, grads=2, scale=0.5, combine="mean")
+    check(optim.SGD(0.5, bounds=(-0.25, 1.0)), dtype, engine, 101, grads=5)
+    check(optim.Adam(0.5, bounds=(0.1, 1.0)), dtype, engine, 101, grads=1, master=False)
+
+
+def test_bounds_keep_nan_and_give_zeros_that_are_positive(engine: str) -> None:
+    rule = optim.Add(bounds=(0.0, 1e300))  # float32 has no such number
+    fold, new = Fold(rule, Dense("w", (40,), rule), engine), np.empty(40, np.float32)
+    for w in (-0.0, np.nan, -1.0, 3e38):
+        fold(np.full(40, w, np.float32), new, [], [np.full(40, -0.0, np.float32)], step=1, clock=0)
+        assert bits(new) == bits(np.full(40, max(w, 0.0) if w != 0 else 0.0, np.float32))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

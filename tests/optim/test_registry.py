@@ -15,18 +15,25 @@ SOME: list[Optimizer] = [
     *(make(name, lr=0.25, clip=2.0) for name in OPTIMIZERS),
     optim.Adam(optim.Warmup(optim.Step(0.1, 5), clocks=3), beta1=0.5, weight_decay=0.1),
     optim.AdamW(optim.Cosine(0.1, 50, floor=0.01)),
+    *(make(name, lr=0.25, bounds=(-1, 2.5)) for name in OPTIMIZERS),
 ]
 
 
 def test_names_are_those_of_configuration_files() -> None:
-    assert list(OPTIMIZERS) == ["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adadelta", "adam", "adamw",
-                                "amsgrad", "lion", "ftrl", "add"]
+    assert list(OPTIMIZERS) == ["sgd", "momentum", "nesterov", "adagrad", "rowadagrad", "rmsprop", "adadelta", "adam",
+                                "adamw", "amsgrad", "lion", "ftrl", "add"]
     assert list(SCHEDULES) == ["constant", "step", "cosine", "warmup"]
 
 
 @pytest.mark.parametrize("rule", SOME, ids=lambda r: r.name)
 def test_what_is_described_can_be_made_again(rule: Optimizer) -> None:
     assert make(**json.loads(json.dumps(rule.describe()))) == rule
+
+
+def test_bounds_are_a_list_in_json() -> None:
+    rule = make("sgd", lr=0.1, bounds=[0, np.float32(0.5)])
+    assert rule.bounds == (0.0, 0.5)
+    assert json.dumps(rule.describe()["bounds"]) == "[0.0, 0.5]"
 
 
 def test_numbers_of_any_kind_become_floats() -> None:
@@ -42,7 +49,7 @@ def test_lr_as_a_dict_is_a_schedule() -> None:
 @pytest.mark.parametrize(("name", "options", "text"), [
     ("adamax", {"lr": 0.1}, "optimizer 'adamax' is not one of sgd, momentum, .*, add"),
     (["sgd"], {"lr": 0.1}, "is not one of"),
-    ("adam", {"lr": 0.1, "beta": 0.9}, "optimizer adam: unknown option 'beta'; it has lr, weight_decay, clip, beta1,"),
+    ("adam", {"lr": 0.1, "beta": 0.9}, "optimizer adam: unknown option 'beta'; it has lr, weight_decay, clip, bounds, beta1,"),
     ("adam", {}, "optimizer adam: lr is missing"),
     ("adam", {"lr": "0.1"}, "optimizer adam: lr '0.1' is not a finite number"),
     ("adam", {"lr": 0.1, "beta1": True}, "optimizer adam: beta1 True is not a finite number"),
@@ -54,6 +61,10 @@ def test_lr_as_a_dict_is_a_schedule() -> None:
     ("sgd", {"lr": math.inf}, "optimizer sgd: lr inf is not a finite number"),
     ("sgd", {"lr": 0.1, "clip": 0}, "optimizer sgd: clip 0.0"),
     ("sgd", {"lr": 0.1, "weight_decay": math.nan}, "optimizer sgd: weight_decay nan"),
+    ("sgd", {"lr": 0.1, "bounds": 1.0}, r"optimizer sgd: bounds 1.0 is not a pair \(low, high\)"),
+    ("sgd", {"lr": 0.1, "bounds": (0.0, 1.0, 2.0)}, "optimizer sgd: bounds .* is not a pair"),
+    ("sgd", {"lr": 0.1, "bounds": (1.0, 1)}, "optimizer sgd: bounds: low 1.0 is not below high 1.0"),
+    ("sgd", {"lr": 0.1, "bounds": (0.0, math.inf)}, "optimizer sgd: bounds: inf is not a finite number"),
     ("ftrl", {"lr": 0.0}, "optimizer ftrl: lr 0.0 is not above 0"),
     ("ftrl", {"lr": {"name": "constant", "lr": 0.1}}, "optimizer ftrl: lr is a schedule"),
     ("sgd", {"lr": {"lr": 0.1}}, "optimizer sgd: lr: a schedule needs a name, one of constant, step"),
