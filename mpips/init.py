@@ -1,7 +1,8 @@
 """Initial values of a table: each block's values depend on seed, table name and block number alone.
 
-So they are the same for any number of servers. The random bits come from Philox4x32-10 (Salmon et al., "Parallel random
-numbers: as easy as 1, 2, 3", SC 2011), keyed by (seed, table) and started at a counter of its own for each block.
+So they are the same for any number of servers. The random bits come from Philox4x64-10 (Salmon et al., "Parallel random
+numbers: as easy as 1, 2, 3", SC 2011), keyed by (seed, table) and started at a counter of its own for each block. The values of
+rows that are named by ids depend on the id instead, see `mpips.init_rows`.
 
 >>> import numpy as np
 >>> normal(0.5).block("w", (4, 3), np.dtype("f4"), seed=0, index=0, start=0, stop=12).shape
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from mpips.errors import UsageError
+from mpips.init_rows import fill
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -51,6 +53,29 @@ class Init:
         else:
             values = bits.random(n, draw) * draw(high - low) + draw(low)
         return values.astype(dtype, copy=False)
+
+    def rows(self, name: str, shape: tuple[int | None, int], dtype: np.dtype[Any], *, seed: int, ids: Any) -> Array:
+        """Return the rows of int64 `ids`, a new (len(ids), dim) array of `dtype`; one id always gets the same row.
+
+        `shape` is (rows, dim); without a number of rows both fans are dim. Raises UsageError if this is an array and has not
+        all of these rows.
+        """
+        ids, (count, dim) = np.asarray(ids, np.int64), shape
+        if self.kind == "constant":
+            return np.full((len(ids), dim), self.a, dtype)
+        if self.values is not None:
+            if self.values.ndim != 2 or self.values.shape[1] != dim:
+                raise UsageError(f"table '{name}': the initial array has shape {self.values.shape}, a row {dim} elements")
+            wrong = ids[(ids < 0) | (ids >= len(self.values))]
+            if len(wrong):
+                raise UsageError(f"table '{name}': row {wrong[0]} is not one of the initial array's {len(self.values)}")
+            some: Array = self.values[ids].astype(dtype)
+            return some
+        draw = np.dtype(np.float64 if dtype == np.float64 else np.float32)  # as in a block
+        law = self._bounds((dim if count is None else count, dim))
+        out = np.empty((len(ids), dim), draw)
+        fill(out, ids, seed=self.seed if self.seed is not None else seed, stream=zlib.crc32(name.encode()), law=law)
+        return out.astype(dtype, copy=False)
 
     def _bounds(self, shape: tuple[int, ...]) -> tuple[float, float, float | None]:
         """Return (low, high, None) for a uniform law or (0, 0, sigma) for a normal one."""
