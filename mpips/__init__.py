@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpips import errors, init
 from mpips.cluster import early
-from mpips.table import Dense
+from mpips.table import Dense, Rows
 
 if TYPE_CHECKING:
     from mpips import models, nn, optim
@@ -37,7 +37,7 @@ __version__ = "0.1.0"
 early.install()
 
 __all__ = [
-    "Checkpoints", "Dense", "Reader", "Worker", "__version__", "errors", "fit", "init", "models", "nn", "optim", "run",
+    "Checkpoints", "Dense", "Reader", "Rows", "Worker", "__version__", "errors", "fit", "init", "models", "nn", "optim", "run",
 ]
 
 _LATER = {  # name -> module it is found in, imported when it is first asked for

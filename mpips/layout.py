@@ -5,6 +5,11 @@ A table up to `WHOLE` bytes lies whole on one server; a larger one is dealt out 
 longest runs to the servers with the fewest bytes so far. A server's blocks follow each other in a region of `Shard.nbytes`
 bytes; that region exists once for each copy and for each mailbox half.
 
+A table of rows is dealt out row by row: row `id` is row `id // servers` of server `id % servers`, so that neighbouring ids, the
+most frequent ones of most data among them, lie on different servers; where any int64 is an id, a hash says which server it is.
+Its rows stand in a place of their own (`mpips.transport.words`); here it has one block without elements on each server, whose words
+tell of its folds.
+
 >>> from mpips import Dense, optim
 >>> plan = place([Dense("w", shape=(1 << 20,), optimizer=optim.SGD(lr=0.1))], servers=2)
 >>> [(b.start, b.stop, b.server) for b in plan.blocks]
@@ -17,8 +22,9 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import ceil, sqrt
 
-from mpips.table import Dense
+from mpips.table import Dense, Rows, Table
 
 BLOCK = 2 << 20  # bytes; 1 to 4 MB folds while it is in cache and still overlaps its neighbour's transport
 WHOLE = 2 << 20  # bytes; splitting less than this costs more messages than it balances
@@ -79,7 +85,7 @@ class Run:
 class Layout:
     """Where everything lies; equal inputs give equal layouts on every rank."""
 
-    tables: tuple[Dense, ...]
+    tables: tuple[Table, ...]
     servers: int
     blocks: tuple[Block, ...]  # by table, then by index
     runs: tuple[tuple[Run, ...], ...]  # runs[table], in the order of elements
@@ -102,12 +108,24 @@ def grid(size: int, itemsize: int) -> list[tuple[int, int]]:
     return [(at, min(at + step, size)) for at in range(0, size, step)]
 
 
-def in_parts(table: Dense) -> bool:
+def in_parts(table: Table) -> bool:
     """Whether blocks of a push are folded as they arrive: there are several, and a rule without slots can fold them again."""
-    return table.nbytes > BLOCK and not table.optimizer.slots and not (table.half and table.master)
+    return isinstance(table, Dense) and table.nbytes > BLOCK and not table.optimizer.slots and not (table.half and table.master)
 
 
-def place(tables: Sequence[Dense], servers: int, before: Layout | None = None) -> Layout:
+def rows_on(table: Rows, server: int, servers: int) -> int:
+    """Return how many rows of a table there is room for on a server.
+
+    Where ids are hashed the servers get about as many each; the room is that many, and six standard deviations.
+    """
+    if table.rows is not None:
+        return max(table.rows - server + servers - 1, 0) // servers
+    assert table.capacity is not None
+    share = table.capacity / servers
+    return min(table.capacity, ceil(share + 6 * sqrt(share))) if servers > 1 else table.capacity
+
+
+def place(tables: Sequence[Table], servers: int, before: Layout | None = None) -> Layout:
     """Place `tables` on `servers` servers; with `before`, keep all that stands there and add `tables` after it."""
     if before is not None:
         assert before.servers == servers
@@ -117,6 +135,12 @@ def place(tables: Sequence[Dense], servers: int, before: Layout | None = None) -
     slots = list(before.slots) if before else [0] * servers
     first = len(runs)
     for number, table in enumerate(tables, first):
+        if isinstance(table, Rows):
+            marks = [Block(number, s, 0, 0, s, slots[s], used[s]) for s in range(servers)]
+            slots = [n + 1 for n in slots]
+            blocks += marks
+            runs.append(tuple(Run(number, mark.server, (mark,)) for mark in marks))
+            continue
         cells = grid(table.size, table.np_dtype.itemsize)
         mine: list[Run] = []
         for server, lo, hi in _deal(len(cells), table.nbytes, used):

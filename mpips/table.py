@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import ml_dtypes
 import numpy as np
@@ -28,6 +28,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 COMBINE = ("sum", "mean")
 NONFINITE = ("raise", "skip")
+WHEN_FULL = ("error", "oldest", "rarest", "smallest")
 
 
 def dtype_name(dtype: Any) -> str:
@@ -54,46 +55,35 @@ class Rule(Protocol):
         """Name and hyperparameters as JSON values."""
 
 
-@dataclass(frozen=True)
-class Dense:
-    """A dense array: every pull and push moves all of it.
+class Table:
+    """What all kinds of tables have in common."""
 
-    Args:
-        name: unique, not empty, without '/'.
-        shape: any, `()` and empty ones too.
-        optimizer: how a gradient changes it, see `mpips.optim`.
-        init: how it starts, see `mpips.init`.
-        staleness: 0 is BSP, n is SSP, None is ASP (Ho et al., NIPS 2013).
-        dtype: one of `DTYPES`.
-        combine: with staleness 0, "sum" or "mean" of the workers' gradients.
-        nonfinite: "raise" on NaN or Inf in a gradient, or "skip" that push and count it.
-        master: float16 and bfloat16 tables keep a float32 copy that the optimizer works on.
+    kind: ClassVar[str]
+    master = False
+    if TYPE_CHECKING:  # what each kind declares, see there
 
-    >>> from mpips import optim
-    >>> Dense("w", shape=(64, 10), optimizer=optim.SGD(lr=0.1)).size
-    640
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    optimizer: Rule
-    init: Init = zeros()  # noqa: RUF009 - immutable
-    staleness: int | None = 0
-    dtype: str = "float32"
-    combine: str = "sum"
-    nonfinite: str = "raise"
-    master: bool = True
+        @property
+        def name(self) -> str: ...  # noqa: D102
+        @property
+        def shape(self) -> tuple[int, ...]: ...  # noqa: D102
+        @property
+        def optimizer(self) -> Rule: ...  # noqa: D102
+        @property
+        def init(self) -> Init: ...  # noqa: D102
+        @property
+        def staleness(self) -> int | None: ...  # noqa: D102
+        @property
+        def dtype(self) -> str: ...  # noqa: D102
+        @property
+        def combine(self) -> str: ...  # noqa: D102
+        @property
+        def nonfinite(self) -> str: ...  # noqa: D102
 
     def __post_init__(self) -> None:
         name: Any = self.name
         if not isinstance(name, str) or not name or not name.isprintable() or "/" in name or name[0] == ".":
             raise UsageError(f"table {self.name!r}: a name is a string, not empty, printable, without '/', not starting with '.'")
         where = f"table '{self.name}'"
-        given: Any = self.shape  # a number is the shape of a vector
-        shape = (given,) if _count(given) else tuple(given) if isinstance(given, Iterable) else (None,)
-        if not all(map(_count, shape)) or prod(shape) >= 1 << 60:
-            raise UsageError(f"{where}: shape {self.shape!r} is not a tuple of sizes")
-        object.__setattr__(self, "shape", tuple(int(n) for n in shape))
         try:
             object.__setattr__(self, "dtype", dtype_name(self.dtype))
         except UsageError as error:
@@ -104,6 +94,8 @@ class Dense:
             object.__setattr__(self, "staleness", int(self.staleness))
         if isinstance(self.optimizer, type) or not hasattr(self.optimizer, "slots"):
             raise UsageError(f"{where}: optimizer {self.optimizer!r} is not one of mpips.optim")
+        if getattr(self.optimizer, "row_slots", ()) and self.kind == "dense":
+            raise UsageError(f"{where}: optimizer {self.optimizer!r} keeps numbers for rows, which a dense table does not have")
         if self.combine not in COMBINE:
             raise UsageError(f"{where}: combine {self.combine!r} is not one of {COMBINE}")
         if self.nonfinite not in NONFINITE:
@@ -112,7 +104,12 @@ class Dense:
             raise UsageError(f"{where}: master {self.master!r} is neither True nor False")
         if not isinstance(self.init, Init):
             raise UsageError(f"{where}: init {self.init!r:.60} is not one of mpips.init")
+        self._check_shape(where)
         self.init.check(self.name, self.shape)
+
+    def _check_shape(self, where: str) -> None:
+        """Raise UsageError, beginning with `where`, if it has no sensible size."""
+        raise NotImplementedError
 
     @cached_property
     def size(self) -> int:
@@ -142,10 +139,146 @@ class Dense:
     def describe(self) -> dict[str, Any]:
         """Everything that must be equal on all ranks, as JSON values."""
         return {
-            "kind": "dense", "name": self.name, "shape": list(self.shape), "dtype": self.dtype,
-            "staleness": self.staleness, "combine": self.combine, "nonfinite": self.nonfinite, "master": self.master,
+            "kind": self.kind, "name": self.name, **self._described(), "dtype": self.dtype,
+            "staleness": self.staleness, "combine": self.combine, "nonfinite": self.nonfinite,
             "init": self.init.describe(), "optimizer": self.optimizer.describe(),
         }
+
+    def _described(self) -> dict[str, Any]:
+        """What only tables of this kind have."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Dense(Table):
+    """A dense array: every pull and push moves all of it.
+
+    Args:
+        name: unique, not empty, without '/'.
+        shape: any, `()` and empty ones too.
+        optimizer: how a gradient changes it, see `mpips.optim`.
+        init: how it starts, see `mpips.init`.
+        staleness: 0 is BSP, n is SSP, None is ASP (Ho et al., NIPS 2013).
+        dtype: one of `DTYPES`.
+        combine: with staleness 0, "sum" or "mean" of the workers' gradients.
+        nonfinite: "raise" on NaN or Inf in a gradient, or "skip" that push and count it.
+        master: float16 and bfloat16 tables keep a float32 copy that the optimizer works on.
+
+    >>> from mpips import optim
+    >>> Dense("w", shape=(64, 10), optimizer=optim.SGD(lr=0.1)).size
+    640
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    optimizer: Rule
+    init: Init = zeros()  # noqa: RUF009 - immutable
+    staleness: int | None = 0
+    dtype: str = "float32"
+    combine: str = "sum"
+    nonfinite: str = "raise"
+    master: bool = True
+
+    kind = "dense"
+
+    def _check_shape(self, where: str) -> None:
+        given: Any = self.shape  # a number is the shape of a vector
+        shape = (given,) if _count(given) else tuple(given) if isinstance(given, Iterable) else (None,)
+        if not all(map(_count, shape)) or prod(shape) >= 1 << 60:
+            raise UsageError(f"{where}: shape {self.shape!r} is not a tuple of sizes")
+        object.__setattr__(self, "shape", tuple(int(n) for n in shape))
+
+    def _described(self) -> dict[str, Any]:
+        return {"shape": list(self.shape), "master": self.master}
+
+
+@dataclass(frozen=True)
+class Rows(Table):
+    """Rows of `dim` numbers, such as embeddings: a pull and a push move only the rows that are asked for.
+
+    Args:
+        name, optimizer, init, staleness, combine, nonfinite: as for `Dense`. A row's first value depends on the seed, the table's
+            name and the row's id alone.
+        rows: how many there are, with ids from 0; None where any int64 is an id and a row is born when it is first pushed.
+        dim: numbers in a row, from 1.
+        dtype: "float32" or "float64".
+        capacity: where `rows` is None, how many rows may live at a time on all servers together; of several each has room
+            for its share and a little more, because ids do not fall evenly.
+        admit: where `rows` is None, the number of pushes, or the probability of each, after which a row is born.
+        ttl: where `rows` is None, clocks without a push after which a row dies; None: never.
+        when_full: one of `WHEN_FULL`: what a birth does for which there is no room. See `mpips.server.population`.
+        decay: share of its values that a row loses in each clock in which it is not pushed. Lazily: made up for when it is pushed
+            again, so a pull shows what the last push left.
+
+    >>> from mpips import optim
+    >>> Rows("user", rows=100_000, dim=32, optimizer=optim.Adagrad(lr=0.05), staleness=None).size
+    3200000
+    """
+
+    name: str
+    rows: int | None
+    dim: int
+    optimizer: Rule
+    init: Init = zeros()  # noqa: RUF009 - immutable
+    staleness: int | None = 0
+    dtype: str = "float32"
+    combine: str = "sum"
+    nonfinite: str = "raise"
+    capacity: int | None = None
+    admit: int | float = 1
+    ttl: int | None = None
+    when_full: str = "error"
+    decay: float = 0.0
+
+    kind = "rows"
+
+    def _check_shape(self, where: str) -> None:
+        for key, value, least in (("rows", self.rows, 0), ("dim", self.dim, 1), ("capacity", self.capacity, 1)):
+            if value is None and key != "dim":
+                continue
+            if value is None or not _count(value) or not least <= value < 1 << 40:
+                raise UsageError(f"{where}: {key} {value!r} is not a number from {least}")
+            object.__setattr__(self, key, int(value))
+        if (self.rows is None) == (self.capacity is None):
+            raise UsageError(f"{where}: give either rows=N, or rows=None and capacity=N, how many may live at a time")
+        if self.rows is not None and (self.admit, self.ttl, self.when_full) != (1, None, "error"):
+            raise UsageError(f"{where}: admit, ttl and when_full are for rows=None, where rows come and go")
+        fraction = isinstance(self.admit, float) and 0 < self.admit < 1
+        if not fraction and not (_count(self.admit) and 1 <= self.admit <= 65535):
+            raise UsageError(f"{where}: admit {self.admit!r} is neither a number of pushes from 1 to 65535 nor a probability")
+        if not fraction:
+            object.__setattr__(self, "admit", int(self.admit))
+        if self.ttl is not None and not (_count(self.ttl) and self.ttl >= 1):
+            raise UsageError(f"{where}: ttl {self.ttl!r} is neither None nor a number of clocks from 1")
+        if self.ttl is not None:
+            object.__setattr__(self, "ttl", int(self.ttl))
+        if self.when_full not in WHEN_FULL:
+            raise UsageError(f"{where}: when_full {self.when_full!r} is not one of {WHEN_FULL}")
+        if isinstance(self.decay, bool) or not isinstance(self.decay, (int, float)) or not 0 <= self.decay < 1:
+            raise UsageError(f"{where}: decay {self.decay!r} is not a number in [0, 1)")
+        object.__setattr__(self, "decay", float(self.decay))
+        for slot in {"seen", "folded"} & set(self.optimizer.slots):
+            raise UsageError(f"{where}: optimizer slot {slot!r}: a checkpoint of rows has something else of that name")
+        if self.rows is None and isinstance(self.init, Init) and self.init.values is not None:
+            raise UsageError(f"{where}: init.array for rows=None; a row that is born takes its first value from its id")
+        if self.half:
+            raise UsageError(f"{where}: dtype {self.dtype}; a table of rows is float32 or float64")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(rows, dim); where rows come and go, as many as may live."""
+        rows = self.rows if self.rows is not None else self.capacity
+        assert rows is not None
+        return rows, self.dim
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row's values."""
+        return self.dim * self.np_dtype.itemsize
+
+    def _described(self) -> dict[str, Any]:
+        return {"rows": self.rows, "dim": self.dim, "capacity": self.capacity, "admit": self.admit, "ttl": self.ttl,
+                "when_full": self.when_full, "decay": self.decay}
 
 
 def _count(value: Any) -> bool:
@@ -153,17 +286,17 @@ def _count(value: Any) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= 0)
 
 
-def check_tables(tables: Any) -> list[Dense]:
+def check_tables(tables: Any) -> list[Table]:
     """Return `tables` as a list after checking that they are tables with different names."""
     if not isinstance(tables, Iterable):
         raise UsageError(f"tables: {tables!r:.60} is not a list of tables")
-    if isinstance(tables, (str, Dense)) or not isinstance(tables, Iterable):
+    if isinstance(tables, (str, Table)) or not isinstance(tables, Iterable):
         raise UsageError(f"tables: {tables!r:.60} is not a list of tables")
     out = list(tables)
     seen: set[str] = set()
     for table in out:
-        if not isinstance(table, Dense):
-            raise UsageError(f"tables: {table!r} is not a table; use mpips.Dense(...)")
+        if not isinstance(table, Table):
+            raise UsageError(f"tables: {table!r} is not a table; use mpips.Dense(...) or mpips.Rows(...)")
         if table.name in seen:
             raise UsageError(f"table '{table.name}' is declared twice")
         seen.add(table.name)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mpips.layout import grid
-from mpips.table import Dense
+from mpips.table import Dense, Rows
 
 Values = dict[str, Any]
 Gradient = Callable[[int, int, Values], Mapping[str, Any]]  # (worker, clock, values) -> gradients of the tables it pushes
@@ -81,3 +81,87 @@ def history(tables: list[Dense], gradient: Gradient, clocks: list[int], nodes: l
                 naive.fold(name, gradients, clock, len(live))
         out.append(naive.values())
     return out
+
+
+class NaiveRows:
+    """A table of rows as a dictionary; `fold` is the whole server."""
+
+    def __init__(self, table: Rows, seed: int = 0) -> None:
+        self.table, self.seed = table, seed
+        self.rows: dict[int, Any] = {}
+        self.slots: dict[int, list[Any]] = {}
+        self.folds: dict[int, int] = {}
+        self.sightings: dict[int, int] = {}
+        self.seen: dict[int, int] = {}
+        self.swept = 0
+        self.last: dict[int, int] = {}
+
+    def row(self, number: int) -> Any:
+        """Values of one row, (dim,)."""
+        if number not in self.rows:
+            table = self.table
+            self.rows[number] = table.init.rows(table.name, table.shape, table.np_dtype, seed=self.seed, ids=np.array([number]))[0]
+            width = {s: 1 if s in table.optimizer.row_slots else table.dim for s in table.optimizer.slots}
+            self.slots[number] = [np.full(width[s], table.optimizer.initial(s), table.np_dtype) for s in table.optimizer.slots]
+            self.folds[number] = 0
+        return self.rows[number]
+
+    def pull(self, ids: Any) -> Any:
+        """Values of some rows, (n, dim)."""
+        return np.array([self.row(int(k)) for k in ids], self.table.np_dtype).reshape(-1, self.table.dim)
+
+    def _sweep(self, clock: int) -> None:
+        """Forget rows that were not pushed for long."""
+        ttl = self.table.ttl
+        if ttl is not None and clock // max(ttl // 8, 1) > self.swept:
+            self.swept = clock // max(ttl // 8, 1)
+            for k in [k for k, seen in self.seen.items() if seen < clock - clock % max(ttl // 8, 1) - ttl]:
+                self.last.pop(k, None)
+                del self.seen[k], self.rows[k], self.slots[k], self.folds[k]
+
+    def _admitted(self, pushes: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+        """Leave out what is pushed to rows that are not there and have not been pushed often enough."""
+        if isinstance(self.table.admit, float) or self.table.admit == 1:
+            return pushes
+        for ids, _ in pushes:
+            for k in set(map(int, ids)) - set(self.seen):
+                self.sightings[k] = self.sightings.get(k, 0) + 1
+        out = []
+        for ids, gradients in pushes:
+            keep = [i for i, k in enumerate(map(int, ids)) if k in self.seen or self.sightings[k] >= self.table.admit]
+            out.append((ids[keep], gradients[keep]))
+        return out
+
+    def fold(self, pushes: list[tuple[Any, Any]], clock: int, workers: int = 1) -> None:
+        """Fold the pushes of one clock, (ids, gradients) in worker order; a push without gradients changes nothing."""
+        table, rule, kind = self.table, self.table.optimizer, self.table.np_dtype.type
+        if pushes:
+            self._sweep(clock)
+        pushes = self._admitted(pushes)
+        self.seen.update((int(k), clock) for ids, _ in pushes for k in ids)
+        total: dict[int, Any] = {}
+        for ids, gradients in pushes:
+            mine: dict[int, Any] = {}
+            for k, g in zip(map(int, ids), gradients, strict=True):
+                mine[k] = mine[k] + g if k in mine else g
+            for k, g in mine.items():
+                total[k] = total[k] + g if k in total else g
+        for k, g in total.items():
+            w = self.row(k)
+            if table.decay:
+                born = clock if table.rows is None else -1
+                w = w * kind((1 - table.decay) ** max(clock - self.last.get(k, born) - 1, 0))
+                self.last[k] = clock
+            if table.combine == "mean":
+                g = g * kind(1.0 / workers)
+            if rule.clip is not None:
+                g = np.clip(g, -kind(rule.clip), kind(rule.clip))
+            if rule.weight_decay and not rule.decoupled:
+                g = g + kind(rule.weight_decay) * w
+            self.folds[k] += 1
+            scalars = [kind(s) for s in rule.scalars(self.folds[k], rule.rate(clock))]
+            if rule.row_slots:
+                new, given = rule.per_row(g[None], self.slots[k], scalars)
+                (self.rows[k],), self.slots[k] = rule.rule(w, g, *given), list(new)
+            else:
+                self.rows[k], *self.slots[k] = rule.rule(w, g, *self.slots[k], *scalars)

@@ -17,8 +17,8 @@ from mpips.layout import Layout
 from mpips.optim import Fold
 from mpips.server import Server
 from mpips.server.mailboxes import Mailboxes
-from mpips.server.saving import Cut, Piece
-from mpips.table import Dense
+from mpips.server.saving import Cut, Piece, RowPiece
+from mpips.table import Dense, Rows, Table
 from mpips.transport.base import Backoff
 from mpips.transport.explore import Explorer
 from mpips.transport.model import World
@@ -42,14 +42,14 @@ def build(tables: list[Dense], work: Callable[[Worker], Any], *, workers: int = 
           read: Callable[[Reader], Any] | None = None, seed: int = 0,
           reserve: int = 0, results: dict[str, Any] | None = None, clocks: list[int] | None = None, saver: Any = None,
           make: type[Server] = Server, mailboxes: int | None = None, nodes: Sequence[int] | None = None,
-          **server_options: Any) -> World:
+          far: bool = False, **server_options: Any) -> World:
     """Return a world with all ranks added; results appear under their names as ranks end, a server's are its pieces.
 
     With `nodes`, the workers with the same number add up their gradients.
     """
     def plan() -> Any:
         return make_plan(tables, servers=servers, workers=workers, readers=readers, reserve=reserve,
-                         mailboxes=mailboxes)
+                         mailboxes=mailboxes, far=far)
 
     results = {} if results is None else results
     world = World(plan(), seed)
@@ -126,7 +126,10 @@ def play(tables: list[Dense], work: Callable[[Worker], Any], **options: Any) -> 
     return results
 
 
-def _copied(piece: Piece) -> Piece:
+def _copied(piece: Piece | RowPiece) -> Any:
+    if isinstance(piece, RowPiece):
+        slots = {name: slot.copy() for name, slot in piece.slots.items()}
+        return RowPiece(piece.table, piece.ids.copy(), piece.folds.copy(), piece.value.copy(), slots)
     slots = {name: slot.copy() for name, slot in piece.slots.items()}
     return Piece(piece.table, piece.index, piece.start, piece.stop, piece.folds, piece.value.copy(), slots)
 
@@ -146,11 +149,12 @@ class Recorder:
     complete: list[tuple[Cut, dict[str, np.ndarray[Any, Any]]]] = field(default_factory=list)
     slots: list[dict[tuple[str, str], np.ndarray[Any, Any]]] = field(default_factory=list)
     folds: list[dict[tuple[str, int], int]] = field(default_factory=list)
+    rows: list[dict[str, list[RowPiece]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._shards: dict[tuple[Cut, int], list[Piece]] = {}
+        self._shards: dict[tuple[Cut, int], list[Any]] = {}
 
-    def write_shard(self, cut: Cut, server: int, servers: int, pieces: Sequence[Piece]) -> Iterator[None]:
+    def write_shard(self, cut: Cut, server: int, servers: int, pieces: Sequence[Piece | RowPiece]) -> Iterator[None]:
         kept = []
         for piece in pieces:
             for _ in range(self.pace):
@@ -160,13 +164,20 @@ class Recorder:
         assert (cut, server) not in self._shards, f"server {server} takes {cut} twice"
         self._shards[cut, server] = kept
 
-    def publish(self, cut: Cut, servers: int, tables: Sequence[Dense]) -> Iterator[None]:
+    def publish(self, cut: Cut, servers: int, tables: Sequence[Table]) -> Iterator[None]:
         yield
         shards = [self._shards[cut, s] for s in range(servers)]  # a KeyError: a server took another cut
         values: dict[str, np.ndarray[Any, Any]] = {}
         slots: dict[tuple[str, str], np.ndarray[Any, Any]] = {}
         folds: dict[tuple[str, int], int] = {}
+        rows: dict[str, list[RowPiece]] = {}
         for table in tables:
+            if isinstance(table, Rows):
+                rows[table.name] = mine = [p for shard in shards for p in shard if p.table.name == table.name]
+                ids = sorted(k for p in mine for k in p.ids.tolist())
+                assert len(set(ids)) == len(ids), f"{cut}: a row of {table.name} lies in two places"
+                assert table.rows is None or ids == list(range(table.rows)), f"{cut}: rows of {table.name} are missing"
+                continue
             pieces = sorted((p for shard in shards for p in shard if p.table.name == table.name), key=lambda p: p.start)
             if not pieces and table.size:
                 continue  # created after the cut
@@ -182,10 +193,11 @@ class Recorder:
         self.complete.append((cut, values))
         self.slots.append(slots)
         self.folds.append(folds)
+        self.rows.append(rows)
 
     def restored(self, at: int = -1) -> Recorded:
         """A checkpoint to start from."""
-        return Recorded(self.complete[at][0].clocks, self.complete[at][1], self.slots[at], self.folds[at])
+        return Recorded(self.complete[at][0].clocks, self.complete[at][1], self.slots[at], self.folds[at], self.rows[at])
 
 
 @dataclass(frozen=True)
@@ -196,9 +208,13 @@ class Recorded:
     values: dict[str, np.ndarray[Any, Any]]
     slots: dict[tuple[str, str], np.ndarray[Any, Any]]
     counts: dict[tuple[str, int], int]
+    pieces: dict[str, list[RowPiece]]
 
-    def check(self, tables: Sequence[Dense]) -> None:
-        assert {t.name for t in tables} == set(self.values)
+    def check(self, tables: Sequence[Table]) -> None:
+        assert {t.name for t in tables} == {*self.values, *self.pieces}
+
+    def rows(self, table: Rows, server: int, servers: int) -> Iterator[RowPiece]:
+        yield from self.pieces[table.name]
 
     def read(self, table: str, slot: str | None, start: int, stop: int) -> np.ndarray[Any, Any]:
         return (self.values[table] if slot is None else self.slots[table, slot])[start:stop].copy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import json
+import re
 from typing import Any
 
 import ml_dtypes
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpips import Dense, init, optim, table
+from mpips import Dense, Rows, init, optim, table
 from mpips.errors import UsageError
 from mpips.server.catalogue import table_of
 from mpips.table import DTYPES, check_tables, dtype_name
@@ -84,7 +85,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "says"), BAD, ids=lambda value: f"{value!s:.40}")
+@pytest.mark.parametrize(("changes", "says"), BAD, ids=lambda value: re.sub(r" at 0x\w+", "", str(value))[:40])
 def test_what_is_wrong_is_one_line_that_names_the_table(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError) as caught:
         dense(**changes)
@@ -133,3 +134,18 @@ def test_a_table_cannot_be_changed() -> None:
 
 def test_dtype_names() -> None:
     assert {dtype_name(d) for d in DTYPES.values()} == set(DTYPES)
+
+
+@pytest.mark.parametrize(("options", "says"), [
+    ({"rows": 3, "capacity": 4}, "either rows=N"), ({"rows": None}, "either rows=N"), ({"rows": -1}, "rows -1"),
+    ({"rows": 3, "dim": 0}, "dim 0"), ({"rows": 3, "dim": None}, "dim None"), ({"rows": 2.0}, "rows 2.0"),
+    ({"rows": None, "capacity": 0}, "capacity 0"), ({"rows": 3, "dtype": "float16"}, "float32 or float64"),
+    ({"rows": 3, "admit": 2}, "come and go"), ({"rows": None, "capacity": 9, "admit": 0}, "admit 0"),
+    ({"rows": None, "capacity": 9, "admit": 1.5}, "admit 1.5"), ({"rows": None, "capacity": 9, "admit": True}, "admit True"),
+    ({"rows": None, "capacity": 9, "init": init.array(np.ones((9, 2)))}, "init.array for rows=None"),
+    ({"rows": 3, "decay": 1.0}, "decay 1.0"), ({"rows": 3, "decay": "no"}, "decay 'no'"),
+    ({"rows": None, "capacity": 9, "ttl": 0}, "ttl 0"), ({"rows": None, "capacity": 9, "when_full": "newest"}, "when_full"),
+])
+def test_rows_that_make_no_sense_are_refused(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match=f"^table 't': .*{says}"):
+        Rows("t", **{"dim": 2, "optimizer": optim.SGD(lr=0.1), **options})

@@ -67,7 +67,8 @@ def plan(file: str, settings: Sequence[str] = (), *, servers: int | None = None,
         row = {
             "control words": window.copy(0),
             "copies": window.mailbox(0, 0) - window.copy(0),
-            "mailboxes": window.size - window.mailbox(0, 0),
+            "mailboxes": window.logs(0) - window.mailbox(0, 0),
+            "rows": window.size - window.logs(0),
             "slots": slot_bytes(made, index),
         }
         rows.append({**row, "window": window.size, "total": window.size + row["slots"],
@@ -90,7 +91,7 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
 
     yield (f"{found['tables']} tables, {found['parameters']} parameters, {mega(found['bytes'])}; "
            f"{len(found['servers'])} servers, {found['workers']} workers, {found['readers']} readers")
-    columns = ("control words", "copies", "mailboxes", "slots", "total")
+    columns = ("control words", "copies", "mailboxes", "rows", "slots", "total")
     yield "server  blocks  " + "  ".join(f"{name:>13}" for name in columns)
     for index, row in enumerate(found["servers"]):
         yield f"{index:6}  {row['blocks']:6}  " + "  ".join(f"{mega(row[name]):>13}" for name in columns)

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mpips.errors import UsageError
+from mpips.table import Rows, Table
+from mpips.transport.words import WORD
 from mpips.worker.neighbours import shared_bytes
 
 if TYPE_CHECKING:
@@ -102,7 +104,26 @@ def slot_bytes(plan: Plan, server: int) -> int:
         table = plan.layout.tables[block.table]
         arrays = len(table.optimizer.slots) + (table.half and table.master) + plan.rings
         total += (block.stop - block.start) * arrays * table.compute_dtype.itemsize
+    for number, place in plan.maps[server].rows.items():
+        total += place.rows * row_slot_bytes(plan.layout.tables[number], plan.workers)
     return total
+
+
+def row_slot_bytes(table: Table, workers: int) -> int:
+    """Return what a server keeps of one row beside its window: the optimizer's slots, and where it finds it.
+
+    Several workers' pushes are added up by position, which takes a word. A row whose id is not known beforehand is found in a
+    directory that is at most half full, has two words in a cell and doubles when it is; 17 bytes tell whether it lives and since
+    when, and sightings take four counters of two bytes, in tables four to eight times as wide as there are rows.
+    """
+    assert isinstance(table, Rows)
+    decay = WORD if table.decay else 0
+    single = len(getattr(table.optimizer, "row_slots", ()))
+    slots = ((len(table.optimizer.slots) - single) * table.dim + single) * table.np_dtype.itemsize
+    added = WORD if workers > 1 and table.staleness == 0 else 0
+    found = 0 if table.rows is not None else 8 * WORD + 17
+    sighted = 0 if isinstance(table.admit, float) or table.admit == 1 else 4 * 2 * 8
+    return slots + decay + added + found + sighted
 
 
 def mega(n: int) -> str:

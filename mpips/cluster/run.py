@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from mpips.errors import UsageError
 from mpips.server import Server
 from mpips.server.saving import Restored, Saver
-from mpips.table import Dense, check_tables
+from mpips.table import Table, check_tables
 from mpips.trace import Trace, check
 from mpips.transport.plan import Plan, make_plan
 from mpips.transport.shared import Shared
@@ -58,7 +58,7 @@ class Job:
     """The arguments of `run` after checking, the same on every rank."""
 
     work: Callable[[Worker], Any]
-    tables: list[Dense]
+    tables: list[Table]
     servers: int | str | tuple[int, str]
     readers: int
     read: Callable[[Reader], Any] | None
@@ -102,7 +102,7 @@ class Job:
         return [max(restored.clocks, default=0)] * plan.workers
 
 
-def run(work: Callable[[Worker], Any], tables: Sequence[Dense], *, servers: int | str | tuple[int, str] = 1, readers: int = 0,
+def run(work: Callable[[Worker], Any], tables: Sequence[Table], *, servers: int | str | tuple[int, str] = 1, readers: int = 0,
         read: Callable[[Reader], Any] | None = None, checkpoint: CheckpointPolicy | None = None, seed: int = 0,
         device: str = "auto", timeout: float = 300.0, nodes: str = "real", reserve: int = 0,
         mailboxes: int | None = None, meta: Any = None, fold: str = "auto", threads: int | None = None,
@@ -225,9 +225,10 @@ def make_worker(job: Job, transport: Any, plan: Plan, index: int, now: int, numb
                   neighbours=Neighbours(link, shared, members) if shared else None)
 
 
-def plan_of(job: Job, servers: int, workers: int, readers: int) -> Plan:
-    """Lay out the job's tables."""
-    plan = make_plan(job.tables, servers=servers, workers=workers, readers=readers, reserve=job.reserve, mailboxes=job.mailboxes)
+def plan_of(job: Job, servers: int, workers: int, readers: int, far: bool = False) -> Plan:
+    """Lay out the job's tables; `far`: whether somebody is on another node than a server."""
+    plan = make_plan(job.tables, servers=servers, workers=workers, readers=readers, reserve=job.reserve, mailboxes=job.mailboxes,
+                     far=far)
     for table in job.tables if plan.rings and job.combine else ():
         if not takes_part(table):  # its pieces would wait in a ring for workers of the node that wait for this one's clock()
             raise UsageError(f"table '{table.name}': {table.dtype} where mailboxes are rings (run(mailboxes=...)) and "

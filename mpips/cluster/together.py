@@ -47,9 +47,10 @@ def run_together(job: Job, world: MPI.Intracomm) -> list[Any] | None:
     problem: UsageError | None = None
     restored = None
     nodes, _ = nodes_of(comm)
+    spread = job.nodes == "single" or len(set(nodes)) > 1
     try:
         roles = assign(nodes, job.servers, job.readers)
-        plan = plan_of(job, len(roles.servers), len(roles.workers), len(roles.readers))
+        plan = plan_of(job, len(roles.servers), len(roles.workers), len(roles.readers), spread)
         here = [s for s, r in enumerate(roles.servers) if nodes[r] == nodes[rank]]
         members = _members(job, nodes, roles, rank)
         check_plan(plan, here, shared=True, workers=members)
@@ -69,7 +70,6 @@ def run_together(job: Job, world: MPI.Intracomm) -> list[Any] | None:
     clocks = comm.bcast(job.clocks(plan, restored) if rank == roles.servers[0] else None, root=roles.servers[0])
 
     node = MPI.Intracomm(comm.Split(rank if job.nodes == "single" else nodes[rank], rank))
-    spread = job.nodes == "single" or len(set(nodes)) > 1
     transport = Rma(comm, node, list(roles.servers), plan.words, [m.size for m in plan.maps], spread)
     shared = _share(job, comm, nodes, plan, members if rank in roles.workers else [])
     kind, index = roles.role(rank)

@@ -19,13 +19,13 @@ import numpy as np
 from mpips.errors import MpipsError, UsageError
 from mpips.init import Init
 from mpips.optim import make
-from mpips.table import Dense
+from mpips.table import Dense, Table
 from mpips.transport.base import Array, Transport
 from mpips.transport.plan import Plan
 from mpips.transport.words import CATALOGUE, CATALOGUE_BYTES, CREATE, CREATE_DONE, CREATED, SPOOL, WORD
 
 
-def encode(table: Dense, since: int = -1) -> Array:
+def encode(table: Table, since: int = -1) -> Array:
     """Return a table's description as bytes, a length word first, padded to whole words.
 
     Args:

@@ -36,6 +36,7 @@ class Cohort:
     Attributes:
         tables: their numbers, ascending; never changed in place.
         lockstep: whether they have staleness 0; `mean` whether their gradients are averaged.
+        rows: whether it is a table of rows, which is a cohort of its own.
         floor: clocks folded (staleness 0), or completed by all with all pushes published.
         waiting: by worker, the committed pushes not yet folded; `heads` is the clock of each first one, `NEVER` if there is none.
         job: the fold that is under way.
@@ -45,6 +46,7 @@ class Cohort:
     tables: list[int]
     lockstep: bool
     mean: bool
+    rows: bool
     floor: int
     waiting: list[deque[Push]]
     heads: list[int] = field(default_factory=list)
@@ -72,7 +74,7 @@ class Cohort:
         self.tables = [table for table in self.tables if table not in tables]
         self.spans = None
         waiting = [deque(queue) for queue in self.waiting]
-        other = Cohort(leave, self.lockstep, self.mean, self.floor, waiting, list(self.heads), self.job)
+        other = Cohort(leave, self.lockstep, self.mean, self.rows, self.floor, waiting, list(self.heads), self.job)
         if self.job is not None:
             self.job.cohorts.append(other)
         return other

@@ -10,9 +10,11 @@ A span is a stretch of blocks that go through this together: one large block, or
 from __future__ import annotations
 
 import time
+from collections import deque
 from dataclasses import dataclass, field
 
 from mpips.server.cohorts import Cohort, Push
+from mpips.server.row_table import Batch
 from mpips.server.store import Span, Store
 from mpips.transport.base import Transport
 from mpips.transport.plan import Plan
@@ -30,6 +32,7 @@ class Job:
     pushes: list[Push]  # in worker order; void ones count as zero
     scale: float
     todo: list[Span]
+    batches: deque[Batch] | None = None  # of a table of rows, see `rows`; None before it has begun
     ready: set[int] = field(default_factory=set)  # slots of blocks that are computed already, see `ahead`
     summed: bool = False  # whether the gradients have been added up already, see `rings`
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mpips.server.cohorts import Cohort, Push
+from mpips.table import Rows
 from mpips.transport.base import Transport
 from mpips.transport.plan import Plan
 from mpips.transport.words import CLIENT_WORDS as WORDS
@@ -59,15 +60,16 @@ class Mailboxes:
     def grow(self, floors: Sequence[int]) -> None:
         """Take in tables that were added to the plan; `floors` of all tables."""
         layout, known = self._plan.layout, len(self.of)
-        new: dict[tuple[bool, bool, bool, int], list[int]] = {}
+        new: dict[tuple[bool, bool, bool, int, int], list[int]] = {}
         for number in range(known, len(layout.tables)):
             table, here = layout.tables[number], any(run.server == self._index for run in layout.runs[number])
             self._here = np.append(self._here, [here, here])
-            kind = table.staleness == 0, table.combine == "mean", here, int(floors[number])
+            alone = number if isinstance(table, Rows) else -1
+            kind = table.staleness == 0, table.combine == "mean", here, alone, int(floors[number])
             new.setdefault(kind, []).append(number)
-        self.of += [Cohort([], False, False, 0, [])] * (len(layout.tables) - known)
-        for (lockstep, mean, _, floor), tables in new.items():
-            self._enter(Cohort(tables, lockstep, mean, floor, [deque() for _ in range(self._plan.workers)]))
+        self.of += [Cohort([], False, False, False, 0, [])] * (len(layout.tables) - known)
+        for (lockstep, mean, _, alone, floor), tables in new.items():
+            self._enter(Cohort(tables, lockstep, mean, alone >= 0, floor, [deque() for _ in range(self._plan.workers)]))
 
     def _enter(self, cohort: Cohort) -> Cohort:
         self.cohorts.append(cohort)

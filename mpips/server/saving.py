@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mpips.table import Dense
+from mpips.table import Table
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -33,7 +33,7 @@ class Cut:
 class Piece:
     """One block of the shard: its published values, its slots, and how often it was folded."""
 
-    table: Dense
+    table: Table
     index: int
     start: int
     stop: int
@@ -42,13 +42,31 @@ class Piece:
     slots: Mapping[str, Array]  # (stop - start,) each, the compute dtype
 
 
+@dataclass(frozen=True)
+class RowPiece:
+    """Some rows of a table of rows: as they lie on one server, or read from a checkpoint.
+
+    Attributes:
+        ids: (n,) int64; ascending where the table has rows=N.
+        folds: (n,) int32, how often each row was folded.
+        value: (n, dim), the table's dtype.
+        slots: by name, (n, dim), or (n,) of a slot that has one number for each row.
+    """
+
+    table: Table
+    ids: Array
+    folds: Array
+    value: Array
+    slots: Mapping[str, Array]
+
+
 class Saver(Protocol):
     """Writes and publishes checkpoints; each generator yields between slices, so that the server can poll."""
 
-    def write_shard(self, cut: Cut, server: int, servers: int, pieces: Sequence[Piece]) -> Iterator[None]:
+    def write_shard(self, cut: Cut, server: int, servers: int, pieces: Sequence[Piece | RowPiece]) -> Iterator[None]:
         """Write one server's file under its final name, data on disk when the generator ends."""
 
-    def publish(self, cut: Cut, servers: int, tables: Sequence[Dense]) -> Iterator[None]:
+    def publish(self, cut: Cut, servers: int, tables: Sequence[Table]) -> Iterator[None]:
         """On server 0, after every shard is there: the master file, then the manifest that makes it complete."""
 
 
@@ -67,11 +85,18 @@ class Restored(Protocol):
     def tables(self) -> tuple[str, ...]:
         """Names of the tables that it holds."""
 
-    def check(self, tables: Sequence[Dense], *, more: bool = False) -> None:
+    def check(self, tables: Sequence[Table], *, more: bool = False) -> None:
         """Raise CheckpointError that names the tables in which it differs from `tables`; with `more` it may hold others, too."""
 
     def read(self, table: str, slot: str | None, start: int, stop: int) -> Array:
         """Return the flat elements `start:stop` of a table's values (`slot=None`) or of one of its slots."""
+
+    def rows(self, table: Table, server: int, servers: int) -> Iterator[RowPiece]:
+        """Yield the saved rows of a table of rows, some megabytes at a time; maybe also such as belong to other servers.
+
+        Who restores server `server` of `servers` takes those that are its own. If the checkpoint was saved by as many servers, only
+        the shard of this one is read.
+        """
 
     def folds(self, table: str, index: int) -> int:
         """Return how often block `index` of the table had been folded."""

@@ -12,6 +12,7 @@ from mpips.server.cuts import Cuts
 from mpips.server.folding import Job, acknowledge, fold_span, raise_floors
 from mpips.server.mailboxes import Mailboxes
 from mpips.server.rings import Rings
+from mpips.server.rows import RowFolds
 from mpips.server.saving import Restored, Saver
 from mpips.server.store import Span, Store
 from mpips.trace import Trace
@@ -46,6 +47,7 @@ class Server:
         self._catalogue = Catalogue(transport, plan, index)
         self._ahead = Ahead(transport, plan, self._store, self._mail)
         self._rings = Rings(transport, plan, self._store, self._mail) if plan.rings else None
+        self._rows = RowFolds(transport, plan, self._store) if plan.words.logs else None
         self._restored = restored
         self._jobs: deque[Job] = deque()
         self._held: dict[int, tuple[int, int]] = {}  # client -> its HOLD word, table
@@ -80,6 +82,8 @@ class Server:
             self._look_ahead()
         if self._rings is not None and self._rings.step():
             self._advance(mail.cohorts)
+            news = True
+        if self._rows is not None and self._rows.look(mail.rows):
             news = True
         done = self._work() or self._ahead.step()
         if self._cuts.wanted and self._cuts.step([cohort.floor for cohort in mail.cohorts], not self._jobs and mail.quiet):
@@ -154,10 +158,11 @@ class Server:
                 floor = cohort.floor = min(behind, top)
                 self._raised.append(cohort)
             if cohort.lockstep:
-                due = first == floor < top and all([r > floor or h == floor for r, h in zip(reached, heads, strict=True)])
+                due = first == floor < top and all([r > floor or (h == floor and not cohort.rows)
+                                                    for r, h in zip(reached, heads, strict=True)])
             else:
                 due = first < NEVER
-            if due and cohort not in held and (self._rings is None or self._rings.through(cohort, first)):
+            if due and cohort not in held and (self._rings is None or cohort.rows or self._rings.through(cohort, first)):
                 self._start(cohort)
         self._publish_floors()
 
@@ -195,7 +200,7 @@ class Server:
                 scale = 1.0 / sum(live or c > clock for c, live in zip(mail.clocks, mail.live, strict=True))
         else:
             schedule = clock if mail.ended() else mail.slowest
-        return Job([cohort], cohort.tables, clock, schedule, pushes, scale, [], summed=self._rings is not None)
+        return Job([cohort], cohort.tables, clock, schedule, pushes, scale, [], summed=self._rings is not None and not cohort.rows)
 
     def _look_ahead(self) -> None:
         """Find the folds that would be due if every push that is coming were committed."""
@@ -230,7 +235,11 @@ class Server:
         while self._jobs and left > 0:
             job = self._jobs.popleft()
             if job.todo:
-                left -= fold_span(self._transport, self._store, job) + CALL
+                if job.cohorts[0].rows:
+                    assert self._rows is not None
+                    left -= self._rows.fold(job) + CALL
+                else:
+                    left -= fold_span(self._transport, self._store, job) + CALL
             if job.todo:
                 self._jobs.append(job)
             else:

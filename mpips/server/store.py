@@ -12,9 +12,11 @@ import numpy as np
 from mpips import layout
 from mpips.layout import Block, align
 from mpips.optim import Fold
+from mpips.optim.rows import RowFold
 from mpips.optim.team import Team
-from mpips.server.saving import Array, Piece, Restored
-from mpips.table import Dense
+from mpips.server.row_table import RowTable
+from mpips.server.saving import Array, Piece, Restored, RowPiece
+from mpips.table import Dense, Rows, Table
 from mpips.trace import Trace
 from mpips.transport.base import Transport
 from mpips.transport.plan import Plan
@@ -37,7 +39,7 @@ class Span:
     hi: int
     start: int
     stop: int
-    fold: Fold
+    fold: Any  # Fold; None of a table of rows
     dtype: np.dtype[Any]
     slots: tuple[Array, ...]
     first: int
@@ -72,7 +74,7 @@ class Store:
         self.index = index
         self.trace = trace
         self.seed = seed
-        self._engine, self._team = engine, Team(threads)
+        self._engine, self.team = engine, Team(threads)
         self.floors = np.zeros(plan.words.tables, np.int64)
         self.acks = np.zeros((plan.workers, plan.words.tables), np.int64)
         self.marks = np.zeros((plan.words.blocks, BLOCK_WORDS), np.int64)
@@ -80,24 +82,27 @@ class Store:
         self.blocks: list[list[Block]] = []  # by table, those of this server
         self.spans: list[Span] = []
         self._by_slot: list[Block] = []
+        self.rows: dict[int, RowTable] = {}  # by number, tables of rows
         self.since: list[int] = []  # by table, the clock in which it was created, see `catalogue`; -1 at start
         self._views: dict[tuple[int, int], Array] = {}  # by place in the window: a fold asks for the same ones again and again
         self.add(range(len(plan.layout.tables)), restored)
 
     def add(self, numbers: Sequence[int], restored: Restored | None = None, since: int = -1) -> None:
         """Create the blocks of tables, which the plan holds already, and publish their first values as version 0."""
-        found: list[tuple[Block, Fold]] = []
+        found: list[tuple[Block, Fold | None]] = []
         tables = self._plan.layout.tables
-        kinds = {n: repr((t.optimizer.describe(), t.dtype, t.master, t.combine, t.staleness == 0))
+        kinds = {n: repr((n if isinstance(t, Rows) else -1, t.optimizer.describe(), t.dtype, t.master, t.combine, t.staleness == 0))
                  for n, t in ((n, tables[n]) for n in numbers)}
         elements = Counter[str]()
         for number, kind in kinds.items():
             elements[kind] += tables[number].size
         for number, kind in kinds.items():
             fold, table = self.folds.get(kind), tables[number]
-            if fold is None:
-                fold = self.folds[kind] = Fold(table.optimizer, table, self._engine, team=self._team,
+            if fold is None and isinstance(table, Dense):
+                fold = self.folds[kind] = Fold(table.optimizer, table, self._engine, team=self.team,
                                                      elements=elements[kind], workers=self._plan.workers)
+            if isinstance(table, Rows):
+                self.rows[number] = self._rows_of(number, table, restored)
             mine = [b for run in self._plan.layout.runs[number] if run.server == self.index for b in run.blocks]
             self.blocks.append(mine)
             self.since.append(since)
@@ -107,7 +112,9 @@ class Store:
             start, stop = block.offset, block.offset + (block.stop - block.start) * table.np_dtype.itemsize
             self.spans.append(Span(block.slot, block.slot + 1, start, stop, fold, table.np_dtype, slots, first))
             self._by_slot.append(block)
-            self._fill(block, self.spans[-1], restored)
+            version = self._fill(block, self.spans[-1], restored) if fold is not None else 0
+            self.marks[block.slot, [VERSION, BEGIN, TICK0 + (version & 1), TICK1 - (version & 1)]] = version, version, 0, NEVER
+            self._transport.stores(self.index, self._plan.words.block(block.slot), self.marks[block.slot])
         clock = max(restored.clocks, default=0) if restored else 0
         for number in numbers:
             self.floors[number] = clock
@@ -115,7 +122,15 @@ class Store:
             lo, hi = numbers[0], numbers[-1] + 1
             self._transport.stores(self.index, self._plan.words.floor + lo, self.floors[lo:hi])
 
-    def _fill(self, block: Block, span: Span, restored: Restored | None) -> None:
+    def _rows_of(self, number: int, table: Rows, restored: Restored | None) -> RowTable:
+        place = self._map.rows[number]
+        fold = RowFold(table.optimizer, table.np_dtype, table.dim, self._engine, rows=place.rows, team=self.team)
+        rows = RowTable(table, place, self._memory, fold, self.index, self._plan.servers, self.seed)
+        rows.fill(restored)
+        return rows
+
+    def _fill(self, block: Block, span: Span, restored: Restored | None) -> int:
+        """Write the first values and slots of a block; return their version."""
         table, fold = self.table(block.table), span.fold
         if restored:
             values = restored.read(table.name, None, block.start, block.stop)
@@ -130,8 +145,7 @@ class Store:
         self.copy(span, version & 1)[:] = values.astype(table.np_dtype, copy=False)
         for name, mine in zip(fold.names, self.slots(span), strict=True):
             mine[:] = slots[name]
-        self.marks[block.slot, [VERSION, BEGIN, TICK0 + (version & 1), TICK1 - (version & 1)]] = version, version, 0, NEVER
-        self._transport.stores(self.index, self._plan.words.block(block.slot), self.marks[block.slot])
+        return version
 
     def slots_of(self, tables: Sequence[int]) -> list[int]:
         """Slots of the blocks of some tables, ascending."""
@@ -200,22 +214,27 @@ class Store:
         """Block by slot."""
         return self._by_slot[slot]
 
-    def tables(self, clock: int) -> list[Dense]:
+    def tables(self, clock: int) -> list[Table]:
         """The tables that belong to the cut of this clock."""
         return [self.table(number) for number, since in enumerate(self.since) if since < clock]
 
-    def pieces(self, clock: int) -> Sequence[Piece]:
+    def pieces(self, clock: int) -> list[Piece | RowPiece]:
         """Everything that the checkpoint of this clock needs, as views: nothing may be folded while they are read."""
-        out = []
+        out: list[Piece | RowPiece] = []
         for number, blocks in enumerate(self.blocks):
-            for block in blocks if self.since[number] < clock else ():
+            if self.since[number] >= clock:
+                continue
+            if number in self.rows:
+                out += self.rows[number].pieces()
+                continue
+            for block in blocks:
                 span, version = self.spans[block.slot], self.version(block.slot)
                 slots = dict(zip(span.fold.names, self.slots(span), strict=True))
                 out.append(Piece(self.table(number), block.index, block.start, block.stop, version,
                                  self.copy(span, version & 1), slots))
         return out
 
-    def table(self, number: int) -> Dense:
+    def table(self, number: int) -> Table:
         """Table by number."""
         return self._plan.layout.tables[number]
 
@@ -227,14 +246,17 @@ class Store:
         return view
 
 
-def _allocate(found: Sequence[tuple[Block, Fold]], rings: bool) -> list[tuple[Block, Fold, tuple[Array, ...], int]]:
+def _allocate(found: Sequence[tuple[Block, Fold | None]], rings: bool) -> list[tuple[Block, Fold | None, tuple[Array, ...], int]]:
     """Give neighbouring blocks with the same fold their slots in one piece of memory, so that they can be folded together.
 
     With `rings` there is one more, for the sum of gradients.
     """
-    found = sorted(found, key=lambda pair: pair[0].slot)
     groups: list[list[tuple[Block, Fold]]] = []
-    for block, fold in found:
+    out: list[tuple[Block, Fold | None, tuple[Array, ...], int]] = []
+    for block, fold in sorted(found, key=lambda pair: pair[0].slot):
+        if fold is None:
+            out.append((block, fold, (), 0))
+            continue
         if groups:
             before, same = groups[-1][-1]
             end = before.offset + align((before.stop - before.start) * fold.itemsize)
@@ -242,10 +264,9 @@ def _allocate(found: Sequence[tuple[Block, Fold]], rings: bool) -> list[tuple[Bl
             groups[-1].append((block, fold))
         else:
             groups.append([(block, fold)])
-    out = []
     for group in groups:
         first, last, fold = group[0][0], group[-1][0], group[0][1]
         size = (last.offset - first.offset) // fold.itemsize + last.stop - last.start
         slots = tuple(np.zeros(size, fold.dtype) for _ in range(len(fold.names) + rings))
         out += [(block, fold, slots, (block.offset - first.offset) // fold.itemsize) for block, fold in group]
-    return out
+    return sorted(out, key=lambda entry: entry[0].slot)

@@ -34,6 +34,12 @@ class Transport(Protocol):
     def get(self, server: int, offset: int, out: Array) -> None:
         """Begin to read into contiguous `out`; it is undefined before `flush`."""
 
+    def gather(self, server: int, offset: int, index: Array, out: Array) -> None:
+        """Begin to read pieces into `out`, (n, size): those number `index`, (n,) int64, of all that lie side by side from `offset`.
+
+        `out` is contiguous and says how large a piece is; like `get` otherwise.
+        """
+
     def store(self, server: int, word: int, value: int) -> None:
         """Begin to write one control word."""
 
@@ -131,6 +137,13 @@ def wait(transport: Transport, until: Callable[[], bool], what: str, who: Callab
                 raise WaitTimeout(f"waited {limit:g} s for {what}: {who()}")
             seen, since = state, now
         backoff.rest()
+
+
+def take(memory: Array, offset: int, index: Array, out: Array) -> None:
+    """`Transport.gather` out of mapped memory, (n,) uint8."""
+    width = out.nbytes // len(out) if len(out) else 1
+    pieces = memory[offset : offset + (memory.size - offset) // width * width].reshape(-1, width)
+    np.take(pieces, index, axis=0, out=out.reshape(-1).view(np.uint8).reshape(len(out), width), mode="clip")
 
 
 def nap(seconds: float) -> None:

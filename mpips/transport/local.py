@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from mpips.transport.base import Array, nap
+from mpips.transport.base import Array, nap, take
 from mpips.transport.words import WORD
 
 
@@ -28,6 +28,9 @@ class Local:
     def get(self, server: int, offset: int, out: Array) -> None:
         flat = out.reshape(-1).view(np.uint8)
         flat[:] = self._bytes[server][offset : offset + flat.size]
+
+    def gather(self, server: int, offset: int, index: Array, out: Array) -> None:
+        take(self._bytes[server], offset, index, out)
 
     def store(self, server: int, word: int, value: int) -> None:
         self._words[server][word] = value

@@ -24,7 +24,7 @@ from greenlet import greenlet
 from mpips.errors import MpipsError
 from mpips.transport.base import Array
 from mpips.transport.plan import Plan
-from mpips.transport.words import WORD
+from mpips.transport.words import MARK, WORD
 
 PACES = (1, 10, 100, 1000)  # how often a rank runs, relative to the others
 CHANGE = (4, 8, 16, 64)  # steps after which the paces are drawn again, on average
@@ -77,6 +77,13 @@ class World:
             self._theirs.append([slice(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if a < b])
             halves = [m.mailbox(k, half) for k in range(self.plan.workers) for half in ((0,) if m.ring else (0, 1))]
             self._theirs[-1] += [slice(at, at + (m.ring or m.nbytes)) for at in halves if m.nbytes]
+            for place in m.rows.values():
+                marks, values = place.rows * MARK, place.rows * place.width
+                self._mine[-1] += [slice(place.marks, place.marks + marks), slice(place.values, place.values + values)]
+                if place.owners >= 0:
+                    self._mine[-1].append(slice(place.owners, place.owners + place.rows * WORD))
+            self._theirs[-1] += [slice(m.logs(k), m.logs(k + 1)) for k in range(self.plan.clients) if m.log]
+            self._mine[-1] += [slice(m.answers(k), m.answers(k + 1)) for k in range(self.plan.clients) if m.answer]
         self._news = [False] * len(self.public)  # whether anything has landed in a window since its last sync
         self._paces: list[int] = []
         self._change = self.random.choice(CHANGE)
@@ -130,7 +137,7 @@ class World:
             parts = self._mine[server] + self._theirs[server]
             number = self.random.randrange(len(parts))
             part = parts[number]
-            at = part.start + self.random.randrange((part.stop - part.start) // WORD) * WORD
+            at = part.start + self.random.randrange(max((part.stop - part.start) // WORD, 1)) * WORD
             size = WORD << self.random.randrange(8)
             self._pass(server, slice(at, min(at + size, part.stop)), number < len(self._mine[server]))
 
@@ -199,6 +206,10 @@ class Endpoint:
         flat = out.reshape(-1).view(np.uint8)
         place = self._world.public[server][offset : offset + flat.size]
         self._fly(server, [(place[a:b], flat[a:b]) for a, b in _pieces(flat.size)], True)
+
+    def gather(self, server: int, offset: int, index: Array, out: Array) -> None:
+        for piece, number in zip(out, index.tolist(), strict=True):
+            self.get(server, offset + number * piece.nbytes, piece)
 
     def _fly(self, server: int, parts: list[tuple[Array, Array]], is_get: bool) -> None:
         for source, target in parts:

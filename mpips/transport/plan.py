@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mpips import layout as grid
 from mpips.errors import UsageError
-from mpips.layout import ALIGN, Layout, align, place
-from mpips.table import Dense
+from mpips.layout import ALIGN, Layout, align, place, rows_on
+from mpips.table import Rows, Table
 from mpips.transport.words import PAGE, Map, Words, region
 
+LOG = 8 << 20  # bytes of a log: larger pushes go through it too, but are put aside in memory of the server's
+LOGS, ANSWERS = 256 << 20, 128 << 20  # bytes of all clients' logs and answers on a server, where that leaves each of them enough
+ANSWER = 4 << 20  # bytes of values that a client asks a server for at a time
+ID = 8  # bytes of an id
 SPARE_TABLES = 64  # tables that may be created later when `reserve` is given
 
 
@@ -26,6 +31,7 @@ class Plan:
     maps: tuple[Map, ...]
     workers: int
     readers: int
+    far: bool = False  # whether some client is on another node than some server
 
     @property
     def servers(self) -> int:
@@ -50,7 +56,7 @@ class Plan:
         self.layout = layout
         self.lockstep = all(t.staleness == 0 for t in layout.tables)
 
-    def fits(self, table: Dense) -> Layout | None:
+    def fits(self, table: Table) -> Layout | None:
         """Return the layout with `table` added, or None if there is no room for it."""
         after = place([table], self.servers, self.layout)
         room = len(after.tables) <= self.words.tables and max(after.slots) <= self.words.blocks
@@ -58,11 +64,12 @@ class Plan:
         return after if room else None
 
 
-def make_plan(tables: list[Dense], *, servers: int, workers: int, readers: int = 0, reserve: int = 0,
-              mailboxes: int | None = None) -> Plan:
+def make_plan(tables: Sequence[Table], *, servers: int, workers: int, readers: int = 0, reserve: int = 0,
+              mailboxes: int | None = None, far: bool = False) -> Plan:
     """Lay out `tables`.
 
     Args:
+        far: whether some client is on another node than some server.
         reserve: spare bytes on each server for tables created later.
         mailboxes: bytes for all workers' mailboxes on one server; if they need more they become rings of that size together.
 
@@ -71,13 +78,21 @@ def make_plan(tables: list[Dense], *, servers: int, workers: int, readers: int =
     layout = place(tables, servers)
     spare = align(reserve)
     sizes = [align(n, ALIGN) + spare for n in layout.nbytes]
+    dense = [table for table in tables if not isinstance(table, Rows)]
     ring = 0 if mailboxes is None or workers * 2 * region(max(sizes)) <= mailboxes else _ring(mailboxes, workers)
-    for table in tables if ring else ():
+    for table in dense if ring else ():
         check_ring(table)
+    rows = [(number, table) for number, table in enumerate(tables) if isinstance(table, Rows)]
+    log = _log([table for _, table in rows], servers, workers + readers)
     blocks = max(layout.slots) + (spare // grid.BLOCK + SPARE_TABLES if spare else 0)
-    words = Words(workers, workers + readers, servers, len(tables) + (SPARE_TABLES if spare else 0), blocks, ring > 0)
-    maps = tuple(Map(words, n, ring) for n in sizes)
-    return Plan(layout, words, maps, workers, readers)
+    words = Words(workers, workers + readers, servers, len(tables) + (SPARE_TABLES if spare else 0), blocks, ring > 0,
+                  log > 0)
+    asks = far or any(table.rows is None for _, table in rows)
+    answer = min(ANSWER, ANSWERS // (workers + readers))
+    answer = align(max(answer, *(t.row_bytes for _, t in rows)), PAGE) if rows and asks else 0
+    maps = tuple(Map(words, n, ring, log, answer, tuple((k, rows_on(t, s, servers), t.row_bytes, t.rows is None) for k, t in rows))
+                 for s, n in enumerate(sizes))
+    return Plan(layout, words, maps, workers, readers, far)
 
 
 def _ring(mailboxes: int, workers: int) -> int:
@@ -89,7 +104,21 @@ def _ring(mailboxes: int, workers: int) -> int:
     return ring
 
 
-def check_ring(table: Dense) -> None:
+def _log(tables: Sequence[Rows], servers: int, clients: int) -> int:
+    """Bytes of one client's log: a few large pushes, or two of all rows if that is less, but at least some pieces of one row."""
+    if not tables:
+        return 0
+    all_rows = max(rows_on(t, 0, servers) * piece_bytes(1, t.row_bytes) for t in tables)
+    one_row = max(piece_bytes(1, t.row_bytes) for t in tables)
+    return align(max(min(LOG, LOGS // clients, 2 * all_rows), 8 * one_row), PAGE)
+
+
+def piece_bytes(rows: int, width: int) -> int:
+    """Bytes that a piece of so many rows takes in a log: their ids, then their values."""
+    return align(rows * ID) + align(rows * width)
+
+
+def check_ring(table: Table) -> None:
     """Raise UsageError if this table cannot be pushed through a ring.
 
     A server adds up what leaves the rings, in the workers' order, so that no worker waits for one that comes after it. Updates that

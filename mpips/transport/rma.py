@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mpips.transport.base import IDLE, Array, nap
+from mpips.transport.base import IDLE, Array, nap, take
 from mpips.transport.doze import Futex, futex
 from mpips.transport.shared import allocate
 from mpips.transport.words import ASLEEP, WORD, Words
@@ -100,6 +100,18 @@ class Rma:
         for at in range(0, size, LONGEST):
             part = flat[at : at + LONGEST]
             window.Get([part, part.size, byte], rank, (offset + at, part.size, byte))
+
+    def gather(self, server: int, offset: int, index: Array, out: Array) -> None:
+        memory = self._bytes[server]
+        if memory is not None:
+            take(memory, offset, index, out)
+        elif len(out):
+            window, rank = self._route[server]
+            piece = self._byte.Create_contiguous(out.nbytes // len(out))
+            pieces = piece.Create_indexed_block(1, index.astype(np.int32)).Commit()  # type: ignore[arg-type]
+            window.Get([out, out.nbytes, self._byte], rank, (offset, 1, pieces))
+            pieces.Free()  # it lives until the call is complete (MPI 4.1, 5.1.9)
+            piece.Free()
 
     def store(self, server: int, word: int, value: int) -> None:
         words = self._words[server]

@@ -1,8 +1,13 @@
 """The map of a server's window: control words, then two copies of its shard, then two mailbox halves for every worker.
 
-    words | catalogue | spools | copy 0 | copy 1 | worker 0: half 0, half 1 | worker 1: half 0, half 1 | ...
+    words | catalogue | spools | copy 0 | copy 1 | worker 0: half 0, half 1 | worker 1: half 0, half 1 | ... | logs | answers | rows
 
 Where the halves of all workers would take too much memory, each worker has a ring of a few blocks instead (`mpips.worker.rings`).
+
+Tables of rows have one copy, because few rows change at a time: for each table MARK[row], then the values. A mark is twice the
+number of the row's folds, and one more while it is being changed, so who has read a row between two equal, even marks has read it
+whole. What workers push of rows goes through a log for each client, which is a ring too (`mpips.worker.row_push`). Who cannot
+gather rows itself asks for them through its log, and finds them among its answers (`mpips.worker.row_ask`).
 
 A control word has 8 bytes, is aligned, and has one writer for its whole life (but for BELL, see `doze`); the words of each writer
 start on a cache line of their own. No word is ever packed with data. Everybody may read every word.
@@ -14,6 +19,7 @@ Written by the server
                         copy: clock of the fold that made it, plus one)
     HELD[client]        the last HOLD of this client that is in force
     TAIL[client]        pieces of its ring that have been added up; their bytes and records are free again
+    LOG_TAIL[client]    pieces of its log that have been folded, put aside or answered, likewise
     others              see the names below
 Written by a client (workers first, then readers)
     COMMIT              number of this worker's last committed push; the push exists by this number alone
@@ -22,6 +28,8 @@ Written by a client (workers first, then readers)
     RECORD[i]           a piece in the ring: number and clock of its push; blocks lo << 32 | hi; first byte << 1 | it is the push's
                         last on this server. `i` is the count of pieces before it, modulo RECORDS
     HEAD                pieces that stand whole in the ring, counted from the start
+    LOG[i], LOG_HEAD    the same for the log; in place of the blocks, table << 32 | rows. Number 0: a question, and in place of the
+                        clock the byte of the answers where the values are to go, or, if it is not "the last", where they lie
     CLOCK               clocks completed
     END                 0 while it lives, else final clock + 1
     others              see the names below
@@ -35,7 +43,7 @@ from dataclasses import dataclass, field
 
 from mpips.layout import align
 
-PROTOCOL = 3  # raised whenever a word or a rule of the protocol changes its meaning
+PROTOCOL = 4  # raised whenever a word or a rule of the protocol changes its meaning
 WORD = 8
 LINE = 16  # words; two cache lines, because processors fetch lines in pairs
 
@@ -64,7 +72,8 @@ VOIDS = 9  # pushes left out because of NaN or Inf
 NEED = 10  # on server 0: while it waits it cannot stop, and those it waits for must come to this clock
 COMING = 11  # number of a push under way whose arrivals are told, see `mpips.server.ahead`
 HEAD = 12  # pieces in the ring so far, taken out or not
-CLIENT_WORDS = 13  # as many fit in a line
+LOG_HEAD = 13  # pieces in the log so far, taken out or not
+CLIENT_WORDS = 14  # as many fit in a line
 STOPPED_BITS = 40  # of the STOPPED word hold the clock
 
 # Words of a peer, from `Words.peer(i)`
@@ -83,6 +92,7 @@ PAGE = 4096  # bytes
 APART = 2048  # bytes from the beginning of a page at which copies and halves begin. A large array of malloc begins at byte 16 of a
 # page. Where a copy goes to an address that is a few bytes further into its page than the one it comes from, `rep movsb`, by which
 # memcpy copies 2 to 500 KB, takes up to four times as long (measured on AMD EPYC: 64 KB pieces 2.7 GB/s instead of 10)
+MARK = 8  # bytes of a row's mark
 SPOOL = 4096  # bytes for one request of a client: a length word and JSON
 CATALOGUE_BYTES = 1 << 16  # bytes for all tables created later
 
@@ -98,11 +108,13 @@ class Words:
     servers: int
     tables: int  # room for tables, later ones included
     blocks: int  # room for blocks on the server that has the most
-    rings: bool = False  # whether pushes go through rings
+    rings: bool = False  # whether pushes of dense tables go through rings
+    logs: bool = False  # whether there are tables of rows
 
     def __post_init__(self) -> None:
         stamps, arrivals = _lines(self.tables * 4), _lines(self.blocks * 2)
-        line = LINE + stamps + arrivals + (RECORDS * RECORD_WORDS if self.rings else 0)
+        records = RECORDS * RECORD_WORDS
+        line = LINE + stamps + arrivals + records * self.rings + records * self.logs
         sections = {  # name -> words in it
             "server": LINE, "floor": _lines(self.tables), "_ack": self.workers * _lines(self.tables),
             "_reply": self.clients * LINE, "_block": _lines(self.blocks * BLOCK_WORDS), "_peer": self.servers * LINE,
@@ -116,6 +128,7 @@ class Words:
         object.__setattr__(self, "_tables", _lines(self.tables))
         object.__setattr__(self, "_arrivals", LINE + stamps)
         object.__setattr__(self, "_records", LINE + stamps + arrivals)
+        object.__setattr__(self, "_log", LINE + stamps + arrivals + records * self.rings)
         object.__setattr__(self, "_client_size", line)
 
     server: int = field(init=False)  # first of the server's own single words
@@ -130,6 +143,7 @@ class Words:
     _tables: int = field(init=False)
     _arrivals: int = field(init=False)
     _records: int = field(init=False)
+    _log: int = field(init=False)
     _client_size: int = field(init=False)
 
     def ack(self, worker: int) -> int:
@@ -137,7 +151,7 @@ class Words:
         return self._ack + worker * self._tables
 
     def reply(self, client: int) -> int:
-        """Line of the server's words for one client: HELD, SAVE_SEEN, SAVE_DONE, CREATE_DONE, TAIL."""
+        """Line of the server's words for one client, see below."""
         return self._reply + client * LINE
 
     def block(self, slot: int) -> int:
@@ -164,6 +178,10 @@ class Words:
         """First of the words of the record that follows `count` others in a client's ring."""
         return self._client + client * self._client_size + self._records + count % RECORDS * RECORD_WORDS
 
+    def log(self, client: int, count: int) -> int:
+        """First of the words of the record that follows `count` others in a client's log."""
+        return self._client + client * self._client_size + self._log + count % RECORDS * RECORD_WORDS
+
     def owned(self, server: int) -> list[tuple[int, int]]:
         """Ranges of words that server `server` itself writes in its own window."""
         return [(0, self.peer(0)), (self.peer(server), self.peer(server + 1))]
@@ -175,6 +193,7 @@ SAVE_SEEN = 1  # the last SAVE word taken note of
 SAVE_DONE = 2  # server 0: this worker's clock in the newest complete checkpoint
 CREATE_DONE = 3  # server 0: the last CREATE request answered (negative: refused, the reason is in the spool)
 TAIL = 4  # pieces taken out of its ring
+LOG_TAIL = 5  # pieces taken out of its log
 
 
 def _lines(words: int) -> int:
@@ -187,21 +206,49 @@ def region(nbytes: int) -> int:
 
 
 @dataclass(frozen=True)
+class RowPlace:
+    """Where the rows of a table stand in the window of one server.
+
+    Attributes:
+        table: its number.
+        rows: how many there is room for.
+        marks: first byte of MARK, (rows,) int64.
+        values: first byte of the values, `width` bytes for each row.
+        owners: first byte of the ids that the rows have now, (rows,) int64; -1 where the ids are known beforehand.
+    """
+
+    table: int
+    rows: int
+    width: int
+    marks: int
+    values: int
+    owners: int = -1
+
+
+@dataclass(frozen=True)
 class Map:
     """Byte offsets in the window of one server whose shard has `nbytes` bytes (spare space included).
 
     Attributes:
         ring: bytes of each worker's ring, 0 where it has two mailbox halves.
+        log: bytes of each client's log, 0 where no table has rows.
+        answer: bytes of each client's answers, 0 where nobody asks.
+        tables: number, rows and bytes of a row of each table of rows, as they lie on this server, and whether ids come and go.
         catalogue: first byte of the descriptions of tables created later.
         region: bytes from one copy or half to the next; a whole number of pages, so that no two writers share one.
+        rows: where they stand, by table.
         size: bytes of the whole window.
     """
 
     words: Words
     nbytes: int
     ring: int = 0
+    log: int = 0
+    answer: int = 0
+    tables: tuple[tuple[int, int, int, bool], ...] = ()
     catalogue: int = field(init=False)
     region: int = field(init=False)
+    rows: dict[int, RowPlace] = field(init=False)
     size: int = field(init=False)
     _copies: int = field(init=False)
 
@@ -209,7 +256,15 @@ class Map:
         object.__setattr__(self, "catalogue", self.words.count * WORD)
         object.__setattr__(self, "region", region(self.nbytes))
         object.__setattr__(self, "_copies", align(self.spool(self.words.clients), PAGE) + APART)
-        object.__setattr__(self, "size", self.mailbox(self.words.workers, 0))
+        at, rows = self.answers(self.words.clients), {}
+        for number, count, width, named in self.tables:
+            marks = align(at, PAGE) + APART
+            owners = align(marks + count * MARK, PAGE) if named else -1
+            values = align(max(marks + count * MARK, owners + count * WORD), PAGE) + APART
+            rows[number] = RowPlace(number, count, width, marks, values, owners)
+            at = values + count * width
+        object.__setattr__(self, "rows", rows)
+        object.__setattr__(self, "size", align(at, PAGE) if rows else at)
 
     def spool(self, client: int) -> int:
         """First byte of this client's request."""
@@ -222,3 +277,11 @@ class Map:
     def mailbox(self, worker: int, half: int) -> int:
         """First byte of a mailbox half, or of a worker's ring (half 0)."""
         return self._copies + 2 * self.region + worker * (self.ring or 2 * self.region) + half * self.region
+
+    def logs(self, client: int) -> int:
+        """First byte of a client's log."""
+        return self.mailbox(self.words.workers, 0) + client * self.log
+
+    def answers(self, client: int) -> int:
+        """First byte of a client's answers."""
+        return self.logs(self.words.clients) + client * self.answer

@@ -1,5 +1,6 @@
 """Pull, push, handles, clocks."""
 
-from mpips.worker.worker import Reader, Worker
+from mpips.worker.client import Reader
+from mpips.worker.worker import Worker
 
 __all__ = ["Reader", "Worker"]

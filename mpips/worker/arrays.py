@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from mpips.errors import UsageError
-from mpips.table import Dense
+from mpips.table import Table
 from mpips.transport.base import Array
 from mpips.worker.device import Device
 
 
-def target(device: Device | None, table: Dense, out: Any) -> tuple[Array, Any]:
+def target(device: Device | None, table: Table, out: Any) -> tuple[Array, Any]:
     """Return the flat host array that a pull reads into, and the array that it delivers.
 
     Raises UsageError if `out` is given and does not fit the table.
@@ -35,12 +35,12 @@ def target(device: Device | None, table: Dense, out: Any) -> tuple[Array, Any]:
     return out.reshape(-1), out
 
 
-def deliver(device: Device, table: Dense, values: Array, array: Any) -> Any:
+def deliver(device: Device, table: Table, values: Array, array: Any) -> Any:
     """Return what a pull on a worker with a GPU delivers: `array` itself if it lies on the host, else one on the device."""
     return array if isinstance(array, np.ndarray) else device.deliver(values, table, array)
 
 
-def flat(device: Device | None, table: Dense, gradient: Any) -> Array:
+def flat(device: Device | None, table: Table, gradient: Any) -> Array:
     """Return a gradient as a flat contiguous host array; UsageError if it does not fit the table."""
     if type(gradient) is np.ndarray and gradient.shape == table.shape and gradient.dtype == table.np_dtype \
             and gradient.flags.c_contiguous:

@@ -8,7 +8,7 @@ import numpy as np
 
 from mpips.arrays import Staging, is_device_array, use
 from mpips.errors import UsageError
-from mpips.table import Dense
+from mpips.table import Table
 from mpips.transport.base import Array
 
 
@@ -20,7 +20,7 @@ class Device:
         self.xp = use(index)
         self._staging = Staging(index)
 
-    def host(self, table: Dense) -> Array:
+    def host(self, table: Table) -> Array:
         """Return a flat pinned buffer for a table's values."""
         return self._staging.empty((table.size,), table.np_dtype)
 
@@ -28,14 +28,14 @@ class Device:
         """Whether `x` is a device array."""
         return is_device_array(x)
 
-    def check(self, table: Dense, x: Any, verb: str) -> None:
+    def check(self, table: Table, x: Any, verb: str) -> None:
         """Raise UsageError unless device array `x` has the table's shape and its dtype on a device."""
         want = np.dtype(np.float32) if table.dtype == "bfloat16" else table.np_dtype
         if tuple(x.shape) != table.shape or np.dtype(x.dtype) != want:
             raise UsageError(f"table '{table.name}': {verb} takes a device array of shape {table.shape} and dtype {want.name}, "
                              f"not {tuple(x.shape)} of {np.dtype(x.dtype).name}")
 
-    def deliver(self, flat: Array, table: Dense, out: Any = None) -> Any:
+    def deliver(self, flat: Array, table: Table, out: Any = None) -> Any:
         """Return a device array with the values of `flat`, or fill `out`."""
         values = self._staging.to_device(flat.reshape(table.shape))
         if out is None:
@@ -43,7 +43,23 @@ class Device:
         out[...] = values
         return out
 
-    def fetch(self, table: Dense, gradient: Any) -> Array:
+    def empty(self, shape: tuple[int, ...], table: Table) -> Array:
+        """Return a pinned buffer for some rows of a table."""
+        return self._staging.empty(shape, table.np_dtype)
+
+    def rows(self, values: Array, out: Any = None) -> Any:
+        """Return a device array with these rows, or fill `out`."""
+        there = self._staging.to_device(values)
+        if out is None:
+            return there
+        out[...] = there
+        return out
+
+    def to_host(self, x: Any, dtype: Any = None) -> Array:
+        """Return a device array as a contiguous host array."""
+        return self._staging.to_host(x, dtype=dtype)
+
+    def fetch(self, table: Table, gradient: Any) -> Array:
         """Return a device gradient as a flat host array of the table's dtype, ready for MPI."""
         self.check(table, gradient, "a push")
         return self._staging.to_host(gradient, dtype=table.np_dtype).reshape(-1)

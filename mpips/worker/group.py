@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mpips.layout import Block
+from mpips.table import Rows
 from mpips.transport.base import Transport
 from mpips.transport.words import BLOCK_WORDS, Words
 
@@ -64,6 +65,7 @@ class Group:
         servers: those that hold something of them.
         told: those of their servers on this node that are told of each block that has arrived.
         reading: all their blocks.
+        rows: name of the first that is a table of rows, "" if there is none.
         early: blocks of those with staleness 0 and several blocks: some can be read before the others are folded.
     """
 
@@ -74,12 +76,14 @@ class Group:
         self.lo, self.hi = min(self.numbers, default=0), max(self.numbers, default=-1) + 1
         self.staleness = [state.table.staleness for state in states]
         self.lockstep = all([s == 0 for s in self.staleness])
+        self.rows = next((s.table.name for s in states if isinstance(s.table, Rows)), "")
         self.nbytes = sum([state.table.nbytes for state in states])
         runs = [(i, run) for i, state in enumerate(states) for run in state.runs]
         self.servers = tuple(dict.fromkeys(run.server for _, run in runs))
         told = dict.fromkeys(run.server for i, run in runs if states[i].told)
         self.told = tuple(server for server in told if transport.near(server))
-        several = [s.table.staleness == 0 and sum([len(run.blocks) for run in s.runs]) > 1 for s in states]
+        several = [s.table.staleness == 0 and not isinstance(s.table, Rows) and sum([len(run.blocks) for run in s.runs]) > 1
+                   for s in states]
         self.early = Reading(words, [(i, run.blocks) for i, run in runs if several[i]])
         self.reading = Reading(words, [(i, run.blocks) for i, run in runs])
         self._cells = [(server, [(i, self.numbers[i] - self.lo) for i, run in runs if run.server == server])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ import numpy as np
 
 from mpips.errors import UnknownTable
 from mpips.layout import Run, in_parts
-from mpips.table import Dense
+from mpips.table import Table
 from mpips.trace import Trace
 from mpips.transport.base import Transport, wait
 from mpips.transport.plan import Plan
@@ -22,6 +23,8 @@ GROUPS = 64  # kept by a client
 
 if TYPE_CHECKING:
     from mpips.worker.rings import Ring
+    from mpips.worker.row_ask import _Talk
+    from mpips.worker.row_slots import Slots
 
 
 @dataclass
@@ -39,7 +42,7 @@ class TableState:
     """
 
     number: int
-    table: Dense
+    table: Table
     runs: tuple[Run, ...]
     halves: list[int] = field(default_factory=lambda: [0, 0])
     pushes: int = 0
@@ -81,6 +84,9 @@ class Link:
     holds: int = 0  # holds asked for
     combines: bool = False  # whether the workers of this node add up their gradients, see `neighbours`
     rings: dict[int, Ring] = field(default_factory=dict)  # by server, of this worker, if there are any
+    logs: dict[int, Ring] = field(default_factory=dict)  # by server, this worker's logs, see `row_push`
+    talks: dict[int, deque[_Talk]] = field(default_factory=dict)  # by server, who asks for rows, in order
+    slots: dict[int, Slots] = field(default_factory=dict)  # by table, what this client knows of its rows
     trace: Trace | None = None  # of this rank, if it is traced
     boundary: Callable[[], None] = lambda: None  # called by verbs at the beginning of a clock; see Clocks
     hurry: Callable[[int], None] = lambda clock: None  # called while the others must come to a clock; see Clocks

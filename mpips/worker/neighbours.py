@@ -37,7 +37,7 @@ import numpy as np
 
 from mpips.errors import ProtocolError
 from mpips.layout import align
-from mpips.table import Dense
+from mpips.table import Dense, Table
 from mpips.transport.base import Array
 from mpips.transport.shared import Shared
 from mpips.transport.words import LINE, WORD
@@ -53,9 +53,9 @@ GIVEN = LINE  # [table][half]: (clock + 1) << 1 | void of the push in this half
 CHUNK = 256 << 10  # bytes that are copied and looked at, or added up, while they are in cache
 
 
-def takes_part(table: Dense) -> bool:
+def takes_part(table: Table) -> bool:
     """Whether gradients of this table are added up on the node."""
-    return table.staleness == 0 and not table.half
+    return isinstance(table, Dense) and table.staleness == 0 and not table.half
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Desk:
         size: bytes of the whole part.
     """
 
-    tables: Sequence[Dense]  # all that are given to `run`
+    tables: Sequence[Table]  # all that are given to `run`
     places: dict[int, tuple[int, int]] = field(init=False)
     control: int = field(init=False)
     size: int = field(init=False)
@@ -95,7 +95,7 @@ class Desk:
         return GIVEN + 2 * self.places[number][0] + half
 
 
-def shared_bytes(tables: Sequence[Dense], workers: int) -> int:
+def shared_bytes(tables: Sequence[Table], workers: int) -> int:
     """Return the bytes of shared memory that `workers` workers of one node need for `combine="node"`."""
     desk = Desk(tables)
     return workers * desk.size if workers > 1 and desk.places else 0

@@ -37,6 +37,7 @@ class Pull:
         self._floors = [now] * len(group.states) if group.lockstep else [-1 if s is None else now - s for s in group.staleness]
         self._own = [] if group.lockstep else [s.before(now) if s.table.staleness != 0 else 0 for s in group.states]
         self._ready = link.reader
+        self.nbytes = group.nbytes
         self._left = group.early  # of these, what has not been read before all was ready
         self.done = False
 
@@ -51,7 +52,7 @@ class Pull:
         self._note("pull", begin)
         stats = self._link.stats
         stats["pulls"] += len(self._group.states)
-        stats["pull_bytes"] += self._group.nbytes
+        stats["pull_bytes"] += self.nbytes
         self.done = True
         return True
 
@@ -198,13 +199,13 @@ class Pull:
                 at += BLOCK_WORDS
         return bad
 
-    def _hold(self, state: TableState) -> list[int]:
-        """Ask the servers of a table not to begin another fold of it; return them once they have agreed."""
+    def _hold(self, state: TableState, servers: Sequence[int] | None = None) -> list[int]:
+        """Ask the servers of a table, or these of them, not to begin another fold of it; return them once they have agreed."""
         link = self._link
         t, words = link.transport, link.plan.words
         link.holds += 1
         value = link.holds << 32 | state.number + 1
-        servers = [run.server for run in state.runs]
+        servers = [run.server for run in state.runs] if servers is None else list(servers)
         for server in servers:
             link.tell(server, HOLD, value)
         held = words.reply(link.index) + HELD

@@ -14,7 +14,7 @@ from math import isfinite
 import numpy as np
 
 from mpips.errors import NonFiniteGradient, ProtocolError
-from mpips.table import Dense
+from mpips.table import Rows, Table
 from mpips.transport.base import Array
 from mpips.transport.words import COMING, COMMIT, VOIDS
 from mpips.worker.group import Group
@@ -37,6 +37,7 @@ class Push:
         self.clock = link.now
         self.failure: NonFiniteGradient | None = None  # it will never be committed
         self._sums = sums
+        self.nbytes = group.nbytes  # that travel
         if not sums:
             check_open(link, group)
         for state, staleness in zip(group.states, group.staleness, strict=True):
@@ -120,9 +121,10 @@ class Push:
     def _commit(self, number: int, voids: Sequence[bool], begin: float) -> None:
         """Complete all that was written, then say that the push exists; it began at `begin`."""
         link, group = self._link, self._group
-        states, nbytes = group.states, group.nbytes
+        states, nbytes = group.states, self.nbytes
         if True in voids:
-            nbytes -= sum([state.table.nbytes for state, void in zip(states, voids, strict=True) if void])
+            nbytes -= sum([nbytes if isinstance(state.table, Rows) else state.table.nbytes
+                           for state, void in zip(states, voids, strict=True) if void])
         link.all_flush()
         link.commits = number
         link.tell_all(COMMIT, number)
@@ -218,14 +220,18 @@ def reopen(group: Group) -> None:
 def check_applied(link: Link, group: Group, clock: int) -> None:
     """Raise ProtocolError if waiting for a push to be applied could wait for this worker's own clock().
 
-    With combine="node" a worker may tell the servers of its clock only after this one's `clock()`, see `neighbours`.
+    With combine="node" a worker may tell the servers of its clock only after this one's `clock()`, see `neighbours`. And a table of
+    rows with staleness 0 is folded when every worker has ended the clock.
     """
+    if link.now == clock and any(isinstance(s.table, Rows) and s.table.staleness == 0 for s in group.states):
+        raise ProtocolError(f"table {group.title}: wait(applied=True) before clock(); rows are folded when all workers have ended "
+                            "the clock")
     if link.combines and link.now == clock and 0 in group.staleness:
         raise ProtocolError(f"table {group.title}: wait(applied=True) before clock(); with combine='node' other workers of "
                             "this node may wait for that")
 
 
-def void(link: Link, table: Dense, clock: int) -> bool:
+def void(link: Link, table: Table, clock: int) -> bool:
     """Return True if a gradient with NaN or Inf is to be left out, or raise NonFiniteGradient."""
     if table.nonfinite == "skip":
         return True

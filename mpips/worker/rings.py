@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +28,10 @@ from mpips.worker.push import Push, finite, reopen, void, wait_half
 
 @dataclass(frozen=True)
 class Piece:
-    """Blocks `lo:hi` (slots of one server) with `nbytes` from the first byte to the last; `parts` are arrays and where they go."""
+    """What is written at once: `nbytes` from the first byte to the last; `parts` are arrays and where they go.
+
+    Blocks `lo:hi` (slots of one server); in a log `hi` rows of table `lo`.
+    """
 
     lo: int
     hi: int
@@ -37,13 +40,20 @@ class Piece:
 
 
 class Ring:
-    """This worker's ring on one server: where pieces can be written, and which still stand there."""
+    """A ring of this worker on one server: where pieces can be written, and which still stand there.
 
-    def __init__(self, link: Link, server: int) -> None:
+    Args:
+        base, size: where its bytes are.
+        record: the word at which the record that follows so many others begins.
+        head, tail: the words (of this worker, and of the server's for it) that count pieces written and taken out.
+    """
+
+    def __init__(self, link: Link, server: int, base: int, size: int, record: Callable[[int], int], head: int, tail: int) -> None:
         self._link = link
         self._server = server
-        self._base = link.plan.maps[server].mailbox(link.index, 0)
-        self._size = link.plan.maps[server].ring
+        self._base, self._size = base, size
+        self._record, self._head_word = record, head
+        self._tail_word = link.plan.words.reply(link.index) + tail
         self._standing: deque[tuple[int, int]] = deque()  # bytes of the pieces that have not been taken out, oldest first
         self._head = 0  # pieces written
         self._tail = 0  # pieces taken out
@@ -57,25 +67,39 @@ class Ring:
         for offset, part in piece.parts:
             t.put(server, self._base + at + offset, part)
         record = np.array([number, clock, piece.lo << 32 | piece.hi, at << 1 | last], np.int64)
-        t.stores(server, link.plan.words.record(link.index, self._head), record)
+        t.stores(server, self._record(self._head), record)
         t.flush(server)
         self._standing.append((at, at + layout.align(piece.nbytes)))
         self._head += 1
-        link.tell(server, HEAD, self._head)
+        link.tell(server, self._head_word, self._head)
         return True
 
     def fits(self, piece: Piece) -> bool:
         """Whether there is room for a piece now."""
         return self._room(layout.align(piece.nbytes)) is not None
 
-    def _room(self, nbytes: int) -> int | None:
-        """First byte of a free stretch, or None."""
-        tail = self._link.transport.load(self._server, self._link.plan.words.reply(self._link.index) + TAIL)
+    @property
+    def written(self) -> int:
+        """Pieces written so far."""
+        return self._head
+
+    def taken(self, count: int) -> bool:
+        """Whether so many pieces have been taken out."""
+        self._look()
+        return self._tail >= count
+
+    def _look(self) -> None:
+        """Take note of what has been taken out."""
+        tail = self._link.transport.load(self._server, self._tail_word)
         if tail > self._tail:
             self._link.transport.sync()  # what was read before the place was freed was read before it is written again
             for _ in range(tail - self._tail):
                 self._standing.popleft()
             self._tail = tail
+
+    def _room(self, nbytes: int) -> int | None:
+        """First byte of a free stretch, or None."""
+        self._look()
         if not self._standing:
             return 0
         if len(self._standing) == RECORDS:
@@ -86,9 +110,17 @@ class Ring:
         return end if end + nbytes <= oldest else None
 
 
+def ring_of(link: Link, server: int) -> Ring:
+    """This worker's ring of blocks on a server."""
+    here, words = link.plan.maps[server], link.plan.words
+    return Ring(link, server, here.mailbox(link.index, 0), here.ring, lambda count: words.record(link.index, count), HEAD, TAIL)
+
+
 class RingPush(Push):
     """One push of some tables (all with staleness 0), written piece by piece."""
 
+    new_ring = staticmethod(ring_of)
+    tail = TAIL
     _left: dict[int, deque[Piece]] | None = None  # by server, what is still to be written; None before it has begun
     _voids: Sequence[bool] = ()
     _begun = 0.0
@@ -104,17 +136,26 @@ class RingPush(Push):
         if not self.committed and not self.failure and self._left is None:
             wait_half(self._link, self._group)
         while not self.advance():
-            self._link.wait(self._room, f"room in the rings for table {self._group.title}", self._before, self._taken)
+            self._link.wait(self._room, f"room for a push of table {self._group.title}", self._before, self._taken)
 
     def _room(self) -> bool:
         """Whether a piece can be written."""
         assert self._left is not None
-        return any(pieces and self._link.rings[server].fits(pieces[0]) for server, pieces in self._left.items())
+        if any(pieces and self._rings[server].fits(pieces[0]) for server, pieces in self._left.items()):
+            return True
+        self._link.hurry(self.clock + 1)  # a worker that comes before this one may stand still for a cut in this clock
+        return False
+
+    @property
+    def _rings(self) -> dict[int, Ring]:
+        """By server, those that this worker has used."""
+        return self._link.rings
 
     def _taken(self) -> list[int]:
         """Pieces of all workers that the servers have taken out: as long as these grow, this push comes nearer."""
         t, plan = self._link.transport, self._link.plan
-        return [t.load(server, plan.words.reply(worker) + TAIL) for server in self._left or () for worker in range(plan.workers)]
+        words = [plan.words.reply(worker) + self.tail for worker in range(plan.workers)]
+        return [t.load(server, word) for server in self._left or () for word in words]
 
     def _before(self) -> str:
         """Which workers' pushes come before this one."""
@@ -132,10 +173,10 @@ class RingPush(Push):
             number = link.tries = link.tries + 1
             self._stamp(number, self._voids)
             self._left = self._cut()
-        rings = link.rings
+        rings = self._rings
         for server, pieces in self._left.items():
             if server not in rings:
-                rings[server] = Ring(link, server)
+                rings[server] = self.new_ring(link, server)
             while pieces and rings[server].put(pieces[0], link.tries, self.clock, len(pieces) == 1):
                 pieces.popleft()
         if not any(self._left.values()):
@@ -145,9 +186,8 @@ class RingPush(Push):
     def _checked(self) -> list[bool]:
         """Look for NaN and Inf; return which tables are void."""
         voids = []
-        for state, gradient in zip(self._group.states, self._gradients, strict=True):
-            assert gradient is not None
-            bad = not self._sums and not all(finite(gradient[b.start : b.stop]) for run in state.runs for b in run.blocks)
+        for state, parts in zip(self._group.states, self._parts(), strict=True):
+            bad = not self._sums and not all(map(finite, parts))
             try:
                 voids.append(bad and void(self._link, state.table, self.clock))
             except NonFiniteGradient as error:
@@ -155,6 +195,12 @@ class RingPush(Push):
                 reopen(self._group)
                 raise
         return voids
+
+    def _parts(self) -> Iterator[Iterable[Array]]:
+        """By table, the gradient in pieces that stay in cache."""
+        for state, gradient in zip(self._group.states, self._gradients, strict=True):
+            assert gradient is not None
+            yield (gradient[b.start : b.stop] for run in state.runs for b in run.blocks)
 
     def _cut(self) -> dict[int, deque[Piece]]:
         """Cut what is to be pushed into pieces, by server."""

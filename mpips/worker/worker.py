@@ -2,6 +2,8 @@
 
     w = ps.pull("w")                      a private copy of the table
     ps.push("w", gradient)                one gradient of this worker's current clock
+    u = ps.pull("user", rows=ids)         rows of a table of rows, in the order of the ids
+    ps.push("user", gradient, rows=ids)   their gradients; those of equal ids are added up
     ps.clock()                            end of the step
     ps.pushpull({"w": gradient})          push all, clock, pull all
     with ps.view("w") as w: ...           read-only, no copy where the table lies whole on this node (staleness 0)
@@ -13,183 +15,32 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from typing import Any, overload
 
 import numpy as np
 
-from mpips.errors import UnknownTable, UsageError
-from mpips.server.catalogue import decode, encode, table_of
-from mpips.table import Dense
-from mpips.trace import span
+from mpips.errors import UsageError
+from mpips.server.catalogue import encode
+from mpips.table import Dense, Table
 from mpips.transport.base import Array
 from mpips.transport.plan import check_ring
-from mpips.transport.words import CATALOGUE, CATALOGUE_BYTES, CLOCK, CREATE, CREATE_DONE, CREATED, DONE, END, SPOOL
-from mpips.worker.arrays import deliver, flat, target
+from mpips.transport.words import CATALOGUE, CREATE, CREATE_DONE, CREATED, SPOOL
+from mpips.worker.arrays import flat
+from mpips.worker.client import Client
 from mpips.worker.clocks import Clocks
 from mpips.worker.contribution import AnyPush, begin_push
 from mpips.worker.device import Device
-from mpips.worker.group import Group
 from mpips.worker.handles import PullHandle, PushHandle, SaveHandle
-from mpips.worker.link import Link, TableState
+from mpips.worker.link import Link
 from mpips.worker.neighbours import Neighbours
-from mpips.worker.pull import Pull
+from mpips.worker.pool import bags_of
 from mpips.worker.push import check_open
-from mpips.worker.views import Gradients, View
+from mpips.worker.row_push import RowPush
+from mpips.worker.rows import gradient_of, ids_of, rows_table
+from mpips.worker.views import Gradients
 
 Arrays = Mapping[str, Any]
-
-
-class Client:
-    """The verbs that read; workers and readers have them."""
-
-    def __init__(self, link: Link, *, device: Device | None = None) -> None:
-        self._link = link
-        self._device = device
-        self._outstanding: deque[AnyPush] = deque()
-        self._reading: list[Pull] = []  # begun, of tables with staleness 0
-        self.index = link.index - (link.plan.workers if link.reader else 0)
-        self.workers = link.plan.workers
-        self.role = "reader" if link.reader else "worker"
-
-    @property
-    def tables(self) -> tuple[str, ...]:
-        """Names of the tables."""
-        self._adopt()
-        return tuple(self._link.tables)
-
-    @property
-    def now(self) -> int:
-        """The current clock: steps that this worker has completed."""
-        return self._link.now
-
-    @property
-    def xp(self) -> Any:
-        """The namespace of pulled arrays: numpy, or cupy on a worker with a GPU."""
-        return self._device.xp if self._device else np
-
-    @property
-    def stats(self) -> dict[str, float]:
-        """Counts, bytes and seconds so far (pulls, pushes, pull_bytes, push_bytes, ..._seconds, retries, skipped)."""
-        return dict(self._link.stats)
-
-    @overload
-    def pull(self, tables: str, out: Any = None) -> Any: ...
-    @overload
-    def pull(self, tables: Sequence[str], out: Sequence[Any] | None = None) -> list[Any]: ...
-    def pull(self, tables: str | Sequence[str], out: Any = None) -> Any:
-        """Return a private, writable array of a table's shape and dtype, or a list of them for a list of names.
-
-        Args:
-            out: array(s) to fill instead, C-contiguous, of the table's shape and dtype.
-
-        Raises:
-            UnknownTable, UsageError: no such table; `out` has another shape or dtype.
-            WaitTimeout: the table did not become new enough in time.
-
-        >>> w = ps.pull("w")                                                          # doctest: +SKIP
-        """
-        return self.ipull(tables, out).wait()
-
-    def ipull(self, tables: str | Sequence[str], out: Any = None) -> PullHandle[Any]:
-        """Begin a pull; the handle's `wait()` returns what `pull` would have."""
-        if not isinstance(tables, (str, Sequence)):
-            raise UsageError(f"pull: {tables!r:.40} is neither a table's name nor a list of names")
-        single = isinstance(tables, str)
-        group = self._group((tables,) if isinstance(tables, str) else tuple(tables))
-        states = group.states
-        given = [out] if single else list(out) if out is not None else [None] * len(states)
-        if len(given) != len(states):
-            raise UsageError(f"pull: {len(states)} tables, but out has {len(given)} arrays")
-        self._link.boundary()
-        targets = [target(self._device, state.table, array) for state, array in zip(states, given, strict=True)]
-        pull = Pull(self._link, group, [flat for flat, _ in targets])
-
-        def result() -> Any:
-            arrays = [array for _, array in targets]
-            if self._device:
-                arrays = [deliver(self._device, state.table, flat, array)
-                          for state, (flat, array) in zip(states, targets, strict=True)]
-            return arrays[0] if single else arrays
-
-        handle = PullHandle(pull, result)
-        if 0 in group.staleness and not pull.done:
-            self._reading = [p for p in self._reading if not p.done] + [pull]
-        return handle
-
-    def view(self, table: str) -> View:
-        """Return a context whose value is the table, read-only; without a copy if `zero_copy` says so."""
-        state = self._state(table)
-        self._link.boundary()
-        return View(self._link, state)
-
-    def span(self, name: str) -> AbstractContextManager[None]:
-        """Return a context that is shown under this name in the trace, if `run` was asked for one.
-
-        >>> with ps.span("compute"):                                                  # doctest: +SKIP
-        ...     gradient = 2 * x.T @ (x @ w - y) / len(y)
-        """
-        return span(self._link.trace, name)
-
-    def _state(self, name: str) -> TableState:
-        if name not in self._link.tables:
-            self._adopt()
-        return self._link.table(name)
-
-    def _group(self, names: tuple[str, ...]) -> Group:
-        try:
-            return self._link.group(names)
-        except UnknownTable:
-            self._adopt()
-        return self._link.group(names)
-
-    def _adopt(self) -> None:
-        """Take note of tables that others have created, as far as every server has them."""
-        link = self._link
-        t, plan = link.transport, link.plan
-        base = plan.maps[0]
-        known = len(plan.layout.tables)
-        created = min(t.load(server, CREATED) for server in range(plan.servers))
-        if created <= known - link.declared:
-            return
-        t.sync()
-        room = np.empty(CATALOGUE_BYTES, np.uint8)
-        t.get(0, base.catalogue, room)
-        t.flush(0)
-        at = 0
-        for number in range(created):
-            described, size = decode(room[at:])
-            at += size
-            if number >= known - link.declared:
-                layout = plan.fits(table_of(described))
-                assert layout is not None, "the servers had room"
-                plan.adopt(layout)
-        link.grow()
-
-
-class Reader(Client):
-    """A rank that only pulls, always the newest; `done` once every worker has ended and all is published."""
-
-    @property
-    def now(self) -> int:
-        """Clocks that every worker has completed; once all have ended, the furthest one's."""
-        link = self._link
-        rows = [link.transport.row(0, link.plan.words.client(w) + CLOCK, END - CLOCK + 1) for w in range(self.workers)]
-        clocks = [clock for clock, end in rows if not end]
-        return min(clocks) if clocks else max(clock for clock, _ in rows)
-
-    @property
-    def done(self) -> bool:
-        """Whether what a pull gives now is final."""
-        t = self._link.transport
-        t.poll()
-        finished = all(t.load(server, DONE) for server in range(self._link.plan.servers))
-        t.sync()
-        if not finished:
-            t.pause(1e-3)  # whoever asks in a loop leaves the core to the workers
-        return finished
 
 
 class Worker(Client):
@@ -203,32 +54,42 @@ class Worker(Client):
         self._saves = saves
         self._requests = 0
         self._sums: dict[str, Array] = {}  # by table, what `push(more=True)` has added up
+        self._row_sums: dict[str, list[tuple[Array, Array]]] = {}  # by table of rows, ids and gradients of `push(more=True)`
 
     @overload
-    def push(self, table: str, gradient: Any, *, more: bool = False) -> None: ...
+    def push(self, table: str, gradient: Any, *, more: bool = False, rows: Any = None, pool: str | None = None,
+             offsets: Any = None) -> None: ...
     @overload
     def push(self, table: Arrays, gradient: None = None, *, more: bool = False) -> None: ...
-    def push(self, table: str | Arrays, gradient: Any = None, *, more: bool = False) -> None:
+    def push(self, table: str | Arrays, gradient: Any = None, *, more: bool = False, rows: Any = None, pool: str | None = None,
+             offsets: Any = None) -> None:
         """Push a gradient of exactly the table's shape and dtype, or a dict of them; returns when it is committed.
 
         Args:
             more: only add it up here; the next push without `more` sends the sum.
+            rows: of a table of rows, the ids that the gradient, of their shape and `dim`, belongs to; equal ones are added up.
+            pool, offsets: the gradient, (bags, dim), is that of a pull with these.
 
         Raises:
-            UnknownTable, UsageError: no such table; wrong shape or dtype.
+            UnknownTable, UsageError: no such table, or row; wrong shape or dtype.
             NonFiniteGradient: NaN or Inf, unless the table says nonfinite="skip". Nothing is pushed.
             ProtocolError: the table (staleness 0) has been pushed in this clock already.
 
         >>> ps.push("w", gradient)                                                    # doctest: +SKIP
         """
-        self.ipush(table, gradient, more=more).wait()
+        self.ipush(table, gradient, more=more, rows=rows, pool=pool, offsets=offsets).wait()
 
-    def ipush(self, table: str | Arrays, gradient: Any = None, *, more: bool = False) -> PushHandle:
+    def ipush(self, table: str | Arrays, gradient: Any = None, *, more: bool = False, rows: Any = None, pool: str | None = None,
+              offsets: Any = None) -> PushHandle:
         """Begin a push; the gradient may not change before the handle's `wait()`."""
+        if rows is not None:
+            return self._ipush_rows(table, gradient, rows, more, pool, offsets)
+        if pool is not None or offsets is not None:
+            raise UsageError(f"push: {table!r:.40} with pool= or offsets=, which go with rows=")
         if isinstance(table, str):
             group = self._group((table,))
             states = group.states
-            flats = [flat(self._device, states[0].table, gradient)]
+            flats = [flat(self._device, self._dense(table, "a push without rows=").table, gradient)]
         else:
             if not isinstance(table, Mapping):
                 raise UsageError(f"push: {table!r:.40} is neither a table's name nor a dict of gradients by name")
@@ -237,7 +98,8 @@ class Worker(Client):
             pairs = dict(table)
             group = self._group(tuple(pairs))
             states = group.states
-            flats = [flat(self._device, state.table, array) for state, array in zip(states, pairs.values(), strict=True)]
+            tables = [self._dense(name, "a push of several tables").table for name in pairs]
+            flats = [flat(self._device, one, array) for one, array in zip(tables, pairs.values(), strict=True)]
         check_open(self._link, group)
         self._link.boundary()
         if more or self._sums:
@@ -245,11 +107,35 @@ class Worker(Client):
         if more or not states:
             return PushHandle(None)
         self._settle()
-        push = begin_push(self._link, self._neighbours, group, flats)
+        return self._sent(begin_push(self._link, self._neighbours, group, flats))
+
+    def _sent(self, push: AnyPush) -> PushHandle:
         handle = PushHandle(push)
         if not push.committed:
             self._outstanding.append(push)
         return handle
+
+    def _ipush_rows(self, name: Any, gradient: Any, rows: Any, more: bool, pool: str | None, offsets: Any) -> PushHandle:
+        if not isinstance(name, str):
+            raise UsageError(f"push: {name!r:.40} with rows= is not one table's name")
+        group = self._group((name,))
+        table = rows_table(group.states[0].table, "a push")
+        ids = ids_of(self._device, table, rows, "push")
+        bags = bags_of(table, ids, offsets, pool)
+        values = gradient_of(self._device, table, ids.shape if bags is None else (bags.count,), gradient)
+        if bags is not None:
+            values = bags.spread(values)
+        check_open(self._link, group)
+        self._link.boundary()
+        parts = [*self._row_sums.pop(name, ()), (ids.reshape(-1), values)]
+        if more:
+            parts[-1] = parts[-1][0].copy(), parts[-1][1].copy()
+            self._row_sums[name] = parts
+            return PushHandle(None)
+        if len(parts) > 1:
+            ids, values = np.concatenate([ids for ids, _ in parts]), np.concatenate([values for _, values in parts])
+        self._settle()
+        return self._sent(RowPush(self._link, group, ids.reshape(-1), values))
 
     def pushpull(self, gradients: Arrays) -> dict[str, Any]:
         """Push all, `clock()`, pull all; returns the new values by name."""
@@ -265,7 +151,7 @@ class Worker(Client):
 
     def gradients(self, table: str) -> Gradients:
         """Return a context whose value is an array to write the gradient to; pushed when the block ends without an exception."""
-        state = self._state(table)
+        state = self._dense(table, "gradients()")
         if table in self._sums:
             raise UsageError(f"table '{table}': gradients() after push(more=True); the last push must be without more")
         self._link.boundary()
@@ -312,6 +198,8 @@ class Worker(Client):
         Raises:
             UsageError: it exists and is declared differently, or there is no room.
         """
+        if not isinstance(table, Dense):
+            raise UsageError(f"create: {table!r:.60} is not a dense table; tables of rows are given to run()")
         link = self._link
         t, words = link.transport, link.plan.words
         if table.name not in link.tables:
@@ -356,7 +244,7 @@ class Worker(Client):
 
     def _no_sums(self, what: str) -> None:
         """Raise UsageError if a push(more=True) has not been followed by one without: its sum would be lost."""
-        for name in self._sums:
+        for name in (*self._sums, *self._row_sums):
             raise UsageError(f"table '{name}': {what} after push(more=True); the last push must be without more")
 
     def _settle(self) -> None:
@@ -366,7 +254,7 @@ class Worker(Client):
             if not push.failure:  # else whoever holds the handle has been told
                 push.wait()
 
-    def _add_up(self, table: Dense, gradient: Array, more: bool) -> Array:
+    def _add_up(self, table: Table, gradient: Array, more: bool) -> Array:
         """Add to the worker's sum of a table in the compute dtype; without `more`, return the sum and start anew."""
         total = self._sums.pop(table.name, None)
         if total is None:

@@ -35,7 +35,7 @@ def test_the_numbers_are_those_of_the_windows(file: str) -> None:
     made = make_plan(tables, servers=2, workers=3, readers=1)
     assert [row["window"] for row in found["servers"]] == [window.size for window in made.maps]
     for row in found["servers"]:
-        assert row["control words"] + row["copies"] + row["mailboxes"] == row["window"]
+        assert row["control words"] + row["copies"] + row["mailboxes"] + row["rows"] == row["window"]
         assert row["window"] + row["slots"] == row["total"]
         assert row["mailboxes"] == 3 * row["copies"]
     # Adam keeps two arrays of float32 for each parameter, and alignment adds nothing to them.
@@ -78,7 +78,7 @@ def test_what_is_printed(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", file, "--workers", "4"]) == 0
     text = capsys.readouterr().out.splitlines()
     assert text[0] == "4 tables, 22510 parameters, 90 kB; 2 servers, 4 workers, 1 readers"
-    assert text[1].split() == ["server", "blocks", "control", "words", "copies", "mailboxes", "slots", "total"]
+    assert text[1].split() == ["server", "blocks", "control", "words", "copies", "mailboxes", "rows", "slots", "total"]
     assert [line.split()[0] for line in text[2:4]] == ["0", "1"]
     assert main(["plan", file, "--workers", "4", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == plan(file, workers=4)

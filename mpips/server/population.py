@@ -1,0 +1,167 @@
+"""Which ids live in a table whose rows come and go, and where: birth, admission, and what makes room.
+
+A row is born when it is first pushed (until then a pull gives the initial value, which follows from its id). All this happens in
+folds, in the order of the protocol, so under staleness 0 it does not depend on who was faster.
+
+| of `mpips.Rows`      | a row ...                                                                                           |
+|----------------------|-----------------------------------------------------------------------------------------------------|
+| admit=k              | is born in the clock of the k-th push of its id; what was pushed in earlier ones is dropped. Counted |
+|                      | by a sketch, so that a few come too early, or after a long time too late                            |
+| admit=p (a fraction) | is born at any push of its id with this probability                                                 |
+| ttl=n                | dies when it has not been pushed for n clocks, or an eighth longer                                    |
+| when_full="error"    | for which there is no room ends the job                                                             |
+| "oldest"             | makes room by the death of those whose last push is longest ago, a sixteenth of all at a time         |
+| "rarest"             | the same, those that were folded least often                                                        |
+| "smallest"           | the same, those whose values have the smallest norm                                                 |
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from mpips.directory import Directory, mix
+from mpips.errors import MpipsError
+from mpips.sketch import Sketch
+from mpips.table import Rows
+from mpips.transport.base import Array
+
+NOBODY = np.iinfo(np.int64).min  # owner of a place where no row lives; clients are never told where that id's row lies
+SHARE = 16  # of the rows that live, one in so many dies when there is no room
+
+
+class Population:
+    """The rows of one table on one server.
+
+    Attributes:
+        owners: (room,) int64, the id of each row that lives, and something else where none does.
+        lives: (room,) bool.
+        seen: (room,) int64, clock of each row's last push, or of its birth if nobody asks for that.
+        counts: rows born, dead and pushes of rows not admitted so far.
+    """
+
+    def __init__(self, table: Rows, owners: Array, server: int, seed: int) -> None:
+        self._table = table
+        self._where = f"table '{table.name}': server {server}"
+        self._seed = np.int64((seed ^ zlib.crc32(table.name.encode())) & (1 << 63) - 1)
+        self.owners = owners
+        self.lives = np.zeros(len(owners), bool)
+        self.seen = np.zeros(len(owners), np.int64)
+        self._directory = Directory()
+        self._used = 0  # rows that have ever lived
+        self._free: list[int] = []  # of those, the ones that do not now
+        width = 1 << max(10, (4 * len(owners) - 1).bit_length())
+        self._sketch = Sketch(width) if isinstance(table.admit, int) and table.admit > 1 else None
+        self._swept = 0
+        self._now = 0
+        self._times: dict[int, tuple[int, int]] = {}  # by worker, its last clock and how many pushes of it came before
+        self.counts = {"born": 0, "dead": 0, "refused": 0}
+
+    def __len__(self) -> int:
+        return len(self._directory)
+
+    def find(self, ids: Array) -> Array:
+        """Return where rows lie, (n,) int64, -1 of those that do not live."""
+        found: Array = self._directory.lookup(ids)
+        return found
+
+    def begin(self, clock: int, workers: Sequence[int]) -> int:
+        """Take note of pushes of these workers; return the furthest clock so far: without staleness 0 they come in any order."""
+        for worker in workers:
+            last, times = self._times.get(worker, (-1, 0))
+            self._times[worker] = clock, times + 1 if last == clock else 0
+        self._now = max(self._now, clock)
+        return self._now
+
+    def admitted(self, pushes: Sequence[Array], workers: Sequence[int], clock: int) -> Array:
+        """Return those that are to be born, ascending, of the ids that these workers have pushed in this clock; none lives, yet.
+
+        Those of each push are all different and ascend.
+        """
+        table = self._table
+        chosen = []
+        for ids, worker in zip(pushes, workers, strict=True):
+            if self._sketch is not None:
+                chosen.append(ids[self._sketch.add(ids) >= table.admit])
+            elif isinstance(table.admit, float):
+                draw = mix(mix(ids ^ self._seed).view(np.int64) ^ np.int64(clock << 20 | worker))
+                if times := self._times[worker][1]:  # another push of this clock
+                    draw = mix(draw.view(np.int64) ^ np.int64(times))
+                chosen.append(ids[(draw >> np.uint64(11)).astype(np.float64) * 2.0**-53 < table.admit])
+            else:
+                chosen.append(ids)
+        chosen = [ids for ids in chosen if len(ids)]
+        born = np.empty(0, np.int64)
+        if chosen:  # those of one push are all different and ascend
+            born = chosen[0] if len(chosen) == 1 else np.unique(np.concatenate(chosen))
+        if table.admit != 1:
+            self.counts["refused"] += sum(int(np.isin(ids, born, invert=True).sum()) for ids in pushes)
+        return born
+
+    def enter(self, ids: Array, clock: int) -> Array:
+        """Give rows to new ids, for which there is room; return them."""
+        again = min(len(self._free), len(ids))
+        at = np.concatenate([np.array(self._free[len(self._free) - again :], np.int64),
+                             np.arange(self._used, self._used + len(ids) - again)])
+        del self._free[len(self._free) - again :]
+        self._used += len(ids) - again
+        self._directory.insert(ids, at)
+        self.lives[at] = True
+        self.seen[at] = clock
+        self.counts["born"] += len(ids)
+        return at
+
+    def saw(self, at: Array, clock: int) -> None:
+        """Take note of a push of these rows."""
+        self.seen[at] = clock
+
+    def leave(self, at: Array) -> None:
+        """Take rows from their ids; the caller makes their owners something else."""
+        self._directory.remove(self.owners[at])
+        self.lives[at] = False
+        self._free += at.tolist()
+        self.counts["dead"] += len(at)
+
+    def old(self, clock: int) -> Array:
+        """Rows that have outlived their time; looked for every now and then, by the clock alone."""
+        ttl = self._table.ttl
+        if ttl is None or (edge := clock - clock % max(ttl // 8, 1)) <= self._swept:
+            return np.empty(0, np.int64)
+        self._swept = edge
+        return np.flatnonzero(self.lives & (self.seen < edge - ttl))  # by `edge`: the same in whichever clock this is looked for
+
+    def resume(self, clock: int) -> None:
+        """Go on from a checkpoint of this clock."""
+        self._now = max(clock - 1, 0)
+
+    def check(self, new: int) -> None:
+        """Raise MpipsError if there is no room for so many more."""
+        if len(self) + new > len(self.owners):
+            raise MpipsError(f"{self._where} has no room for {len(self) + new} rows, only for {len(self.owners)} (its share of "
+                             f"capacity={self._table.capacity}); give it more, or say when_full=")
+
+    def surplus(self, new: int, keep: Array, worth: Callable[[], Array]) -> Array:
+        """Return the rows that must die so that `new` others can be born; those in `keep` are needed.
+
+        Args:
+            worth: gives a number for each row, (room,): the smallest die. Ties by id, so that it does not depend on where they lie.
+
+        Raises:
+            MpipsError: there is no room, and the table says that this is an error, or all rows are needed.
+        """
+        lack = len(self) + new - len(self.owners)
+        if lack <= 0:
+            return np.empty(0, np.int64)
+        if self._table.when_full == "error":
+            self.check(new)
+        may = self.lives.copy()
+        may[keep] = False
+        some = np.flatnonzero(may)
+        if len(some) < lack:
+            wanted = len(np.unique(keep)) + new
+            raise MpipsError(f"{self._where} is to push {wanted} rows at a time and has room for {len(self.owners)}; "
+                             f"give it more than capacity={self._table.capacity}")
+        order = np.lexsort((self.owners[some], worth()[some]))
+        return some[order[: max(lack, len(some) // SHARE)]]

@@ -1,0 +1,297 @@
+"""The rows of one table on one server: their memory, and how a batch of gradients changes them.
+
+Rows change in place. Around each batch the marks of its rows are made odd, then even again with one fold more:
+
+    marks + 1, sync, values, sync, marks + 1
+
+Who reads a row between two equal, even marks has read it whole. Under staleness 0 the words of the table's block say whether a fold
+is under way (`rows`), and the marks only count.
+
+Where ids come and go `population` knows which live, and where; a row that is born or dies goes through odd marks, too.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mpips.directory import owners
+from mpips.optim.rows import RowFold
+from mpips.server.logs import Piece
+from mpips.server.population import NOBODY, Population
+from mpips.server.saving import Restored, RowPiece
+from mpips.table import Rows
+from mpips.transport.base import Array, Transport
+from mpips.transport.words import MARK, WORD, RowPlace
+
+SLICE = 1 << 20  # bytes of values that change between two looks at the mailboxes
+CHUNK = 4 << 20  # bytes of values that are made, or given to a checkpoint, at a time
+
+SEEN, FOLDED = "seen", "folded"  # beside the slots in a checkpoint: clocks of each row's last push, and fold
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows, all different, and their gradients: `lo:hi` of a piece.
+
+    Attributes:
+        piece: it may be put aside meanwhile, so what it holds is looked at only when its turn comes.
+        rows: where its ids lie, (n,) int64; None if they say that themselves.
+    """
+
+    piece: Piece
+    lo: int
+    hi: int
+    rows: Array | None = None
+
+    def read(self) -> tuple[Array, Array]:
+        """Return rows and gradients."""
+        rows = self.piece.ids if self.rows is None else self.rows
+        return rows[self.lo : self.hi], self.piece.values[self.lo : self.hi]
+
+
+class RowTable:
+    """The rows of one table on one server.
+
+    Attributes:
+        marks: (rows,) int64; `values` (rows, dim), both in the window.
+        slots: of the optimizer, in the order of `fold.names`.
+        population: which ids live where, if they come and go.
+    """
+
+    def __init__(self, table: Rows, place: RowPlace, memory: Array, fold: RowFold, server: int, servers: int, seed: int) -> None:
+        self.table = table
+        self.fold = fold
+        self.marks = memory[place.marks : place.marks + MARK * place.rows].view(np.int64)
+        self.values = memory[place.values : place.values + place.width * place.rows].view(table.np_dtype).reshape(-1, table.dim)
+        self.slots = fold.new_slots(place.rows)
+        self._server, self._servers, self._seed = server, servers, seed
+        self._where: Array | None = None  # by row, its position among those that several pushes change together
+        self.population: Population | None = None
+        if table.rows is None:
+            owners = memory[place.owners : place.owners + WORD * place.rows].view(np.int64)
+            self.population = Population(table, owners, server, seed)
+            self._born = np.zeros(place.rows, np.int64)  # mark of each row when it was born
+        self._folded = np.full(place.rows, -1, np.int64) if table.decay else None  # clock of each row's last fold, or of its birth
+
+    def fill(self, restored: Restored | None) -> None:
+        """Give the rows their first values, or those of a checkpoint."""
+        self.marks[:] = 0
+        if restored is not None:
+            self._begin = max(restored.clocks, default=0)
+            for piece in restored.rows(self.table, self._server, self._servers):
+                self._restore(piece)
+            if self.population is not None:
+                self.population.resume(self._begin)
+        elif self.population is None:
+            for lo, hi in _chunks(len(self.marks), self.table):
+                self.values[lo:hi] = self._initial(self._ids(lo, hi))
+
+    def _ids(self, lo: int, hi: int) -> Array:
+        ids: Array = np.arange(lo, hi, dtype=np.int64) * self._servers + self._server
+        return ids
+
+    def _initial(self, ids: Array) -> Array:
+        """Initial values of rows, (n, dim)."""
+        table = self.table
+        return table.init.rows(table.name, (table.rows, table.dim), table.np_dtype, seed=self._seed, ids=ids)
+
+    def _restore(self, piece: RowPiece) -> None:
+        """Take from a piece of a checkpoint what belongs here."""
+        if self.population is None:
+            mine = np.flatnonzero(piece.ids % self._servers == self._server)
+            at = piece.ids[mine] // self._servers
+        else:
+            mine = np.flatnonzero(owners(piece.ids, self._servers) == self._server)
+            if self.table.when_full == "error":
+                self.population.check(len(mine))
+            else:  # saved by more servers, which had a little more room
+                mine = mine[: len(self.population.owners)]
+                gone = self.population.surplus(len(mine), np.empty(0, np.int64), lambda: self._worth(self._begin))
+                self.population.leave(gone)
+                self.population.owners[gone] = NOBODY
+            at = self.population.enter(piece.ids[mine], 0)
+            self.population.owners[at] = piece.ids[mine]
+            self.population.seen[at] = piece.slots[SEEN][mine]
+        self.marks[at] = piece.folds[mine].astype(np.int64) * 2
+        self.values[at] = piece.value[mine]
+        for name, slot in zip(self.fold.names, self.slots, strict=True):
+            slot[at] = piece.slots[name][mine]
+        if self._folded is not None:
+            self._folded[at] = piece.slots[FOLDED][mine] if FOLDED in piece.slots else self._begin - 1
+
+    def find(self, ids: Array) -> Array:
+        """Return where rows lie, as clients name them (ids may repeat), -1 of those that do not live."""
+        return ids if self.population is None else self.population.find(ids)
+
+    def read(self, ids: Array, out: Array) -> None:
+        """Write the values of rows, as clients name them, into `out`, (n, dim)."""
+        at = self.find(ids)
+        np.take(self.values, at, axis=0, out=out, mode="clip")
+        unborn = np.flatnonzero(at < 0)
+        if unborn.size:
+            out[unborn] = self._initial(ids[unborn])
+
+    def pieces(self) -> Iterator[RowPiece]:
+        """Everything that a checkpoint needs: nothing may be folded while it is read."""
+        live, count = None, len(self.marks)
+        if self.population is not None:
+            count = len(self.population)
+            if not self.population.lives[:count].all():  # else what is given are views
+                live = np.flatnonzero(self.population.lives)
+        for lo, hi in _chunks(count, self.table):
+            at = slice(lo, hi) if live is None else live[lo:hi]
+            slots = {name: slot[at] for name, slot in zip(self.fold.names, self.slots, strict=True)}
+            if self._folded is not None:
+                slots[FOLDED] = self._folded[at]
+            if self.population is None:
+                yield RowPiece(self.table, self._ids(lo, hi), _folds(self.marks[at]), self.values[at], slots)
+            else:
+                slots[SEEN] = self.population.seen[at]
+                folds = _folds(self.marks[at] - self._born[at])
+                yield RowPiece(self.table, self.population.owners[at], folds, self.values[at], slots)
+
+    def batches(self, transport: Transport, pushes: Sequence[Sequence[Piece]], workers: Sequence[int], clock: int) -> deque[Batch]:
+        """What these pushes of a clock, in worker order, change: rows of one push are all different, those of several are added up.
+
+        Rows are born and die here.
+        """
+        if self.population is None:
+            found = [[Batch(p, 0, len(p.ids)) for p in pieces] for pieces in pushes if pieces]
+        else:
+            found = self._settled(transport, self.population, pushes, workers, clock)
+        whole = found[0] if len(found) == 1 else self._added_up(transport, found) if found else []
+        step = max(SLICE // self.table.row_bytes, 1)
+        return deque(Batch(b.piece, at, min(at + step, b.hi), b.rows) for b in whole for at in range(0, b.hi, step))
+
+    def _settled(self, transport: Transport, people: Population, pushes: Sequence[Sequence[Piece]], workers: Sequence[int],
+                 clock: int) -> list[list[Batch]]:
+        """Let rows die and be born; return what each push changes."""
+        now = people.begin(clock, workers)
+        self._end(transport, people, people.old(now))
+        found = [[(people.find(p.ids), p) for p in pieces] for pieces in pushes]
+        new = [np.concatenate([p.ids[at < 0] for at, p in pieces] or [np.empty(0, np.int64)]) for pieces in found]
+        if any(map(len, new)):
+            born = people.admitted(new, workers, clock)
+            keep = np.concatenate([at[at >= 0] for pieces in found for at, _ in pieces])
+            where = self._bear(transport, people, born, now, keep)
+            for at, p in (pair for pieces in found for pair in pieces):
+                _fill(at, p.ids, born, where)
+        out: list[list[Batch]] = []
+        for pieces in found:
+            out.append([])
+            for at, p in pieces:
+                left = np.flatnonzero(at >= 0)
+                if len(left) < len(at):  # some were not admitted
+                    at, p = at[left], Piece(p.number, at[left], p.values[left], 0)
+                out[-1].append(Batch(p, 0, len(at), at))
+                people.saw(at, now)
+        return [batches for batches in out if batches]
+
+    def _bear(self, transport: Transport, people: Population, ids: Array, clock: int, keep: Array) -> Array:
+        """Let rows be born and return where they lie; if there is no room for them let others die, but none in `keep`."""
+        self._end(transport, people, people.surplus(len(ids), keep, lambda: self._worth(clock)))
+        at = people.enter(ids, clock)
+        self.marks[at] += 1
+        transport.sync()
+        people.owners[at] = ids
+        self.values[at] = self._initial(ids)
+        for name, slot in zip(self.fold.names, self.slots, strict=True):
+            slot[at] = self.fold.initial(name)
+        transport.sync()
+        self.marks[at] += 1
+        self._born[at] = self.marks[at]
+        if self._folded is not None:
+            self._folded[at] = clock
+        return at
+
+    def _end(self, transport: Transport, people: Population, at: Array) -> None:
+        """Let rows die: who knows where one lay finds another owner there."""
+        if at.size:
+            people.leave(at)
+            self.marks[at] += 1
+            transport.sync()
+            people.owners[at] = NOBODY
+            transport.sync()
+            self.marks[at] += 1
+
+    def _worth(self, clock: int) -> Array:
+        """By row, what speaks for keeping it in this clock."""
+        assert self.population is not None
+        if self.table.when_full == "oldest":
+            return self.population.seen
+        if self.table.when_full == "rarest":
+            return self.marks - self._born
+        norms: Array = np.einsum("ij,ij->i", self.values, self.values)
+        if self._folded is not None:
+            norms *= (1 - self.table.decay) ** (2.0 * np.maximum(clock - self._folded - 1, 0))
+        norms[~np.isfinite(norms)] = -1  # nobody will miss these
+        return norms
+
+    def _added_up(self, transport: Transport, pushes: Sequence[Sequence[Batch]]) -> list[Batch]:
+        """Sum the gradients of each row in the order of the pushes; rows stand in the order in which they first come."""
+        if self._where is None:
+            self._where = np.full(len(self.marks), -1, np.int64)
+        most = sum(batch.hi for batches in pushes for batch in batches)
+        rows, total = np.empty(most, np.int64), np.empty((most, self.table.dim), self.table.np_dtype)
+        used = 0
+        with np.errstate(all="ignore"):  # sums may overflow, as in a fold
+            for mine, values in (batch.read() for batches in pushes for batch in batches):
+                transport.poll()  # this may take long, and who is elsewhere needs MPI to go on
+                at = self._where[mine]
+                new, again = np.flatnonzero(at < 0), np.flatnonzero(at >= 0)
+                end = used + len(new)
+                rows[used:end] = mine[new]
+                np.take(values, new, axis=0, out=total[used:end], mode="clip")
+                self._where[rows[used:end]] = np.arange(used, end)
+                used = end
+                total[at[again]] += values[again]
+        self._where[rows[:used]] = -1
+        return [Batch(Piece(0, rows[:used], total[:used], 0), 0, used)]
+
+    def change(self, transport: Transport, batch: Batch, clock: int, schedule: int, scale: float) -> int:
+        """Fold one batch of a clock and return its bytes; `schedule` is the clock that a learning-rate schedule sees."""
+        rows, gradients = batch.read()
+        marks = np.take(self.marks, rows, mode="clip")
+        steps = ((marks if self.population is None else marks - self._born[rows]) >> 1) + 1
+        shown = self.table.staleness != 0
+        if shown:
+            self.marks[rows] = marks + 1
+            transport.sync()
+        if self._folded is not None:
+            self._make_up(rows, self._folded, clock)
+        self.fold(self.values, self.slots, rows, steps, gradients, clock=schedule, scale=scale)
+        if shown:
+            transport.sync()
+        self.marks[rows] = marks + 2
+        return gradients.nbytes
+
+    def _make_up(self, rows: Array, folded: Array, clock: int) -> None:
+        """Let rows lose what they have not lost while they were not pushed."""
+        last, kind = folded[rows], self.values.dtype.type
+        gaps, which = np.unique(np.maximum(clock - last - 1, 0), return_inverse=True)
+        factors = np.array([kind((1 - self.table.decay) ** gap) for gap in gaps.tolist()], kind)
+        self.values[rows] *= factors[which][:, None]
+        folded[rows] = np.maximum(last, clock)
+
+
+def _fill(at: Array, ids: Array, born: Array, where: Array) -> None:
+    """Set those of `at` that are -1 to where their ids, which are among `born` (ascending) or do not live, lie."""
+    new = np.flatnonzero(at < 0)
+    if new.size and born.size:
+        place = np.minimum(np.searchsorted(born, ids[new]), len(born) - 1)
+        at[new] = np.where(born[place] == ids[new], where[place], -1)
+
+
+def _folds(marks: Array) -> Array:
+    """Folds of rows as a checkpoint keeps them, (n,) int32."""
+    folds: Array = np.minimum(marks >> 1, np.iinfo(np.int32).max).astype(np.int32)
+    return folds
+
+
+def _chunks(rows: int, table: Rows) -> Iterator[tuple[int, int]]:
+    step = max(CHUNK // table.row_bytes, 1)
+    return ((lo, min(lo + step, rows)) for lo in range(0, rows, step))

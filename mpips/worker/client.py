@@ -1,0 +1,216 @@
+"""The verbs that read, which workers and readers have, and readers."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, overload
+
+import numpy as np
+
+from mpips.errors import UnknownTable, UsageError
+from mpips.server.catalogue import decode, table_of
+from mpips.table import Rows
+from mpips.trace import span
+from mpips.transport.words import CATALOGUE_BYTES, CLOCK, CREATED, DONE, END
+from mpips.worker.arrays import deliver, target
+from mpips.worker.contribution import AnyPush
+from mpips.worker.device import Device
+from mpips.worker.group import Group
+from mpips.worker.handles import PullHandle
+from mpips.worker.link import Link, TableState
+from mpips.worker.pool import bags_of, pooled
+from mpips.worker.pull import Pull
+from mpips.worker.row_pull import RowPull
+from mpips.worker.rows import all_rows, ids_of, rows_table, rows_target
+from mpips.worker.views import View
+
+
+class Client:
+    """The verbs that read; workers and readers have them."""
+
+    def __init__(self, link: Link, *, device: Device | None = None) -> None:
+        self._link = link
+        self._device = device
+        self._outstanding: deque[AnyPush] = deque()
+        self._reading: list[Pull] = []  # begun, of tables with staleness 0
+        self.index = link.index - (link.plan.workers if link.reader else 0)
+        self.workers = link.plan.workers
+        self.role = "reader" if link.reader else "worker"
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Names of the tables."""
+        self._adopt()
+        return tuple(self._link.tables)
+
+    @property
+    def now(self) -> int:
+        """The current clock: steps that this worker has completed."""
+        return self._link.now
+
+    @property
+    def xp(self) -> Any:
+        """The namespace of pulled arrays: numpy, or cupy on a worker with a GPU."""
+        return self._device.xp if self._device else np
+
+    @property
+    def stats(self) -> dict[str, float]:
+        """Counts, bytes and seconds so far (pulls, pushes, pull_bytes, push_bytes, ..._seconds, retries, skipped)."""
+        return dict(self._link.stats)
+
+    @overload
+    def pull(self, tables: str, out: Any = None, *, rows: Any = None, pool: str | None = None, offsets: Any = None) -> Any: ...
+    @overload
+    def pull(self, tables: Sequence[str], out: Sequence[Any] | None = None) -> list[Any]: ...
+    def pull(self, tables: str | Sequence[str], out: Any = None, *, rows: Any = None, pool: str | None = None,
+             offsets: Any = None) -> Any:
+        """Return a private, writable array of a table's shape and dtype, or a list of them for a list of names.
+
+        Args:
+            out: array(s) to fill instead, C-contiguous, of the table's shape and dtype.
+            rows: of a table of rows, the ids that are wanted, in any order and shape, repeats allowed: the array's shape is theirs
+                and `dim`. Without it all rows, if the table has rows=N.
+            pool, offsets: "sum" or "mean" of the rows of each bag, see `mpips.worker.pool`; the array is (bags, dim).
+
+        Raises:
+            UnknownTable, UsageError: no such table, or row; `out` has another shape or dtype.
+            WaitTimeout: the table did not become new enough in time.
+
+        >>> w = ps.pull("w")                                                          # doctest: +SKIP
+        >>> ps.pull("user", rows=[7, 3, 7]).shape                                     # doctest: +SKIP
+        (3, 32)
+        """
+        return self.ipull(tables, out, rows=rows, pool=pool, offsets=offsets).wait()
+
+    def ipull(self, tables: str | Sequence[str], out: Any = None, *, rows: Any = None, pool: str | None = None,
+              offsets: Any = None) -> PullHandle[Any]:
+        """Begin a pull; the handle's `wait()` returns what `pull` would have."""
+        if isinstance(tables, str) and (rows is not None or isinstance(self._state(tables).table, Rows)):
+            return self._ipull_rows(tables, rows, out, pool, offsets)
+        if pool is not None or offsets is not None:
+            raise UsageError(f"pull: {tables!r:.40} with pool= or offsets=, which go with rows= of one table")
+        if not isinstance(tables, (str, Sequence)) or (rows is not None and not isinstance(tables, str)):
+            raise UsageError(f"pull: {tables!r:.40} with rows= is not one table's name" if rows is not None else
+                             f"pull: {tables!r:.40} is neither a table's name nor a list of names")
+        single = isinstance(tables, str)
+        group = self._group((tables,) if isinstance(tables, str) else tuple(tables))
+        states = group.states
+        if group.rows:
+            raise UsageError(f"table '{group.rows}': a pull of several tables is for dense ones, rows are pulled of one")
+        given = [out] if single else list(out) if out is not None else [None] * len(states)
+        if len(given) != len(states):
+            raise UsageError(f"pull: {len(states)} tables, but out has {len(given)} arrays")
+        self._link.boundary()
+        targets = [target(self._device, state.table, array) for state, array in zip(states, given, strict=True)]
+        pull = Pull(self._link, group, [flat for flat, _ in targets])
+
+        def result() -> Any:
+            arrays = [array for _, array in targets]
+            if self._device:
+                arrays = [deliver(self._device, state.table, flat, array)
+                          for state, (flat, array) in zip(states, targets, strict=True)]
+            return arrays[0] if single else arrays
+
+        self._remember(pull, group)
+        return PullHandle(pull, result)
+
+    def _ipull_rows(self, name: str, rows: Any, out: Any, pool: str | None, offsets: Any) -> PullHandle[Any]:
+        group = self._group((name,))
+        table = rows_table(group.states[0].table, "a pull")
+        ids = ids_of(self._device, table, all_rows(table) if rows is None else rows, "pull")
+        bags = bags_of(table, ids, offsets, pool)
+        if bags is not None and out is not None:
+            raise UsageError(f"table '{name}': a pull with pool= makes a new array, it takes no out")
+        values, result = rows_target(self._device, table, ids, out)
+        if bags is not None:
+            values = np.empty((ids.size, table.dim), table.np_dtype)
+            result = pooled(self._device, bags, values)
+        self._link.boundary()
+        pull = RowPull(self._link, group, ids.reshape(-1), values)
+        self._remember(pull, group)
+        return PullHandle(pull, result)
+
+    def _remember(self, pull: Pull, group: Group) -> None:
+        """Take note of a pull that must be over before the clock."""
+        if 0 in group.staleness and not pull.done:
+            self._reading = [p for p in self._reading if not p.done] + [pull]
+
+    def view(self, table: str) -> View:
+        """Return a context whose value is the table, read-only; without a copy if `zero_copy` says so."""
+        state = self._dense(table, "view()")
+        self._link.boundary()
+        return View(self._link, state)
+
+    def span(self, name: str) -> AbstractContextManager[None]:
+        """Return a context that is shown under this name in the trace, if `run` was asked for one.
+
+        >>> with ps.span("compute"):                                                  # doctest: +SKIP
+        ...     gradient = 2 * x.T @ (x @ w - y) / len(y)
+        """
+        return span(self._link.trace, name)
+
+    def _state(self, name: str) -> TableState:
+        if name not in self._link.tables:
+            self._adopt()
+        return self._link.table(name)
+
+    def _dense(self, name: str, verb: str) -> TableState:
+        state = self._state(name)
+        if isinstance(state.table, Rows):
+            raise UsageError(f"table '{name}': {verb} is for dense tables; pull and push take rows=")
+        return state
+
+    def _group(self, names: tuple[str, ...]) -> Group:
+        try:
+            return self._link.group(names)
+        except UnknownTable:
+            self._adopt()
+        return self._link.group(names)
+
+    def _adopt(self) -> None:
+        """Take note of tables that others have created, as far as every server has them."""
+        link = self._link
+        t, plan = link.transport, link.plan
+        base = plan.maps[0]
+        known = len(plan.layout.tables)
+        created = min(t.load(server, CREATED) for server in range(plan.servers))
+        if created <= known - link.declared:
+            return
+        t.sync()
+        room = np.empty(CATALOGUE_BYTES, np.uint8)
+        t.get(0, base.catalogue, room)
+        t.flush(0)
+        at = 0
+        for number in range(created):
+            described, size = decode(room[at:])
+            at += size
+            if number >= known - link.declared:
+                layout = plan.fits(table_of(described))
+                assert layout is not None, "the servers had room"
+                plan.adopt(layout)
+        link.grow()
+
+
+class Reader(Client):
+    """A rank that only pulls, always the newest; `done` once every worker has ended and all is published."""
+
+    @property
+    def now(self) -> int:
+        """Clocks that every worker has completed; once all have ended, the furthest one's."""
+        link = self._link
+        rows = [link.transport.row(0, link.plan.words.client(w) + CLOCK, END - CLOCK + 1) for w in range(self.workers)]
+        clocks = [clock for clock, end in rows if not end]
+        return min(clocks) if clocks else max(clock for clock, _ in rows)
+
+    @property
+    def done(self) -> bool:
+        """Whether what a pull gives now is final."""
+        t = self._link.transport
+        t.poll()
+        finished = all(t.load(server, DONE) for server in range(self._link.plan.servers))
+        t.sync()
+        if not finished:
+            t.pause(1e-3)  # whoever asks in a loop leaves the core to the workers
+        return finished
