@@ -1,8 +1,8 @@
 """The master file: every table whole, as virtual datasets over the shards.
 
-A virtual dataset maps boxes of the table to runs of a shard, so a run of flat elements is cut into boxes first. Reading
-the master needs no mpips; but HDF5 shows a missing shard as fill values without an error (NaN here), so our own reader
-never uses it.
+A virtual dataset maps boxes of the table to runs of a shard, so a run of flat elements is cut into boxes first. The rows of a
+server are one box, with a step where their ids are numbered. Reading the master needs no mpips; but HDF5 shows a missing shard as
+fill values without an error (NaN here), so our own reader never uses it.
 """
 
 from __future__ import annotations
@@ -18,29 +18,28 @@ import numpy as np
 from h5py import h5s
 
 from mpips.checkpoint.disk import Life, commit, replacing
-from mpips.checkpoint.hdf5 import Box, Source, create, new, source_name
-from mpips.checkpoint.schema import MASTER, STORED, Manifest, Master, SavedTable, Shard, dataset
+from mpips.checkpoint.hdf5 import Box, Source, box_ranges, create, new, selected, source_name
+from mpips.checkpoint.schema import MASTER, STORED, Manifest, Master, SavedTable, Shard, dataset, version_of
 
 
 @dataclass(frozen=True)
 class Span:
-    """Elements `start:stop` of a flat table, which are `at : at + stop - start` of its datasets in a shard."""
+    """Units (elements or rows) `place` of a table, which are `at : at + len(place)` of its datasets in a shard."""
 
     shard: int
     at: int
-    start: int
-    stop: int
+    place: range
 
 
 def spans(table: SavedTable) -> list[Span]:
     """Join blocks that follow each other in one shard."""
     out: list[Span] = []
-    for shard, at, (start, stop) in zip(table.blocks.shard, table.blocks.at, table.cells, strict=True):
+    for shard, at, place in zip(table.blocks.shard, table.blocks.at, table.places, strict=True):
         last = out[-1] if out else None
-        if last and (last.shard, last.stop, last.at + last.stop - last.start) == (shard, start, at):
-            out[-1] = Span(shard, last.at, last.start, stop)
+        if last and (last.shard, last.place.stop, last.at + len(last.place)) == (shard, place.start, at):
+            out[-1] = Span(shard, last.at, range(last.place.start, place.stop, place.step))
         else:
-            out.append(Span(shard, at, start, stop))
+            out.append(Span(shard, at, place))
     return out
 
 
@@ -86,12 +85,12 @@ def write_master(step: Path, clock: int, shards: Sequence[Shard], tables: Sequen
     """
     files = [shard.file for shard in shards]
     with replacing(step / MASTER, life) as path:
-        with create(path, clock) as file:
+        with create(path, clock, version_of(tables)) as file:
             for table in tables:
                 for array, dtype in table.arrays.items():
                     name = dataset(table.name, array)
-                    sources = list(_sources(files, table)) if is_virtual(table) else None
-                    out = new(file, name, table.shape, dtype, sources)
+                    sources = list(_sources(files, table, array)) if is_virtual(table) else None
+                    out = new(file, name, table.whole(array), dtype, sources)
                     if table.size and not is_virtual(table):
                         out.write(h5s.ALL, h5s.ALL, _scalar(step, files, table, name))
                 yield
@@ -108,13 +107,19 @@ def intact(step: Path, manifest: Manifest) -> bool:
     return zlib.crc32(path.read_bytes()) == manifest.master.crc32
 
 
-def _sources(files: Sequence[str], table: SavedTable) -> Iterator[Source]:
-    """Yield what the virtual datasets of a table are made of, the same for its values and slots."""
-    lengths = table.lengths()
+def _sources(files: Sequence[str], table: SavedTable, array: str) -> Iterator[Source]:
+    """Yield what the virtual dataset of an array is made of."""
+    lengths, trail = table.lengths(), table.trail(array)
+    rest = tuple(slice(0, n) for n in trail)
     for span in spans(table):
-        for box, a, b in boxes(table.shape, span.start, span.stop):
-            at = span.at - span.start
-            yield box, files[span.shard], lengths[span.shard], at + a, at + b
+        file, place, shape = files[span.shard], span.place, (lengths[span.shard], *trail)
+        if table.of_rows:
+            box = slice(place.start, place.stop, place.step)
+            yield (box, *rest), file, shape, (slice(span.at, span.at + len(place)), *rest)
+            continue
+        for box_of, a, b in boxes(table.shape, place.start, place.stop):
+            at = span.at - place.start
+            yield box_of, file, shape, (slice(at + a, at + b),)
 
 
 def _scalar(step: Path, files: Sequence[str], table: SavedTable, name: str) -> Any:
@@ -131,8 +136,9 @@ def shows(step: Path, manifest: Manifest, file: Any, table: SavedTable, array: s
     dtype = table.arrays[array]
     if not isinstance(found, h5py.Dataset):
         return "missing"
-    if (found.shape, found.dtype) != (table.shape, np.dtype(STORED[dtype])):
-        return f"{found.shape} {found.dtype} instead of {table.shape} {np.dtype(STORED[dtype])}"
+    shape = table.whole(array)
+    if (found.shape, found.dtype) != (shape, np.dtype(STORED[dtype])):
+        return f"{found.shape} {found.dtype} instead of {shape} {np.dtype(STORED[dtype])}"
     if dtype == "bfloat16" and found.attrs.get("logical_dtype") != dtype:
         return "attribute logical_dtype is not 'bfloat16'"
     if not is_virtual(table):
@@ -140,11 +146,8 @@ def shows(step: Path, manifest: Manifest, file: Any, table: SavedTable, array: s
         return None if same else "differs from the shard"
     if not found.is_virtual:
         return "not a virtual dataset"
-    want = {(file_name, source_name(name), a, b, tuple((s.start, s.stop) for s in box))
-            for box, file_name, _, a, b in _sources(files, table)}
-    have = set()
-    for source in found.virtual_sources():
-        (low,), (high,) = source.src_space.get_select_bounds()
-        box = tuple((int(a), int(b) + 1) for a, b in zip(*source.vspace.get_select_bounds(), strict=True))
-        have.add((source.file_name, source.dset_name, int(low), int(high) + 1, box))
+    want = {(file_name, source_name(name), box_ranges(there), box_ranges(here))
+            for here, file_name, _, there in _sources(files, table, array)}
+    have = {(source.file_name, source.dset_name, selected(source.src_space), selected(source.vspace))
+            for source in found.virtual_sources()}
     return None if have == want else "does not show the shards of the manifest"

@@ -20,7 +20,9 @@ from mpips import layout
 from mpips.checkpoint.disk import Life, sync_directory
 from mpips.checkpoint.master import write_master
 from mpips.checkpoint.schema import (
+    FOLDS,
     H5_ERRORS,
+    IDS,
     INDEX,
     Blocks,
     Job,
@@ -29,13 +31,15 @@ from mpips.checkpoint.schema import (
     Shard,
     ShardIndex,
     decode,
+    row_slots,
     shard_name,
     slot_array,
     step_name,
+    version_of,
 )
 from mpips.checkpoint.tidy import prune, settle, write_manifest
 from mpips.errors import CheckpointError, MpipsError
-from mpips.table import Dense
+from mpips.table import Rows, Table
 
 if TYPE_CHECKING:
     from mpips.server.saving import Cut
@@ -43,7 +47,7 @@ if TYPE_CHECKING:
 VISIBLE = 60.0  # seconds that a network file system may take to show another node's file
 
 
-def publish(directory: Path, cut: Cut, servers: int, tables: Sequence[Dense], *, life: Life, revision: int = 0,
+def publish(directory: Path, cut: Cut, servers: int, tables: Sequence[Table], *, life: Life, revision: int = 0,
             seed: int = 0, meta: Any = None, mpi: str = "", keep_last: int | None = None,
             visible: float = VISIBLE) -> Iterator[None]:
     """Complete the checkpoint of `cut`, whose shards are all written.
@@ -57,12 +61,13 @@ def publish(directory: Path, cut: Cut, servers: int, tables: Sequence[Dense], *,
         path = step / shard_name(server, servers, revision)
         indexes.append((yield from _index(path, cut, server, servers, visible)))
         shards.append(Shard(file=path.name, bytes=path.stat().st_size))
-    found = [t for t in (_assemble(table, indexes) for table in tables) if t is not None]
+    gathered = [_rows(t, indexes) if isinstance(t, Rows) else _blocks(t, indexes) for t in tables]
+    found = [table for table in gathered if table is not None]
     master = yield from write_master(step, cut.clock, shards, found, life)
     yield
-    manifest = Manifest(clock=cut.clock, clocks=list(cut.clocks), revision=revision, seed=seed, versions=versions(mpi),
-                        job=Job(id=life.job, restart=life.restart), servers=servers, shards=shards, master=master,
-                        tables=found, meta=meta)
+    manifest = Manifest(version=version_of(found), clock=cut.clock, clocks=list(cut.clocks), revision=revision, seed=seed,
+                        versions=versions(mpi), job=Job(id=life.job, restart=life.restart), servers=servers, shards=shards,
+                        master=master, tables=found, meta=meta)
     yield from write_manifest(step, manifest, life)
     sync_directory(directory)
     yield
@@ -97,7 +102,7 @@ def read_index(path: Path) -> ShardIndex:
     return decode(raw, ShardIndex, f"{path}:/{INDEX}")
 
 
-def _assemble(table: Dense, indexes: Sequence[ShardIndex]) -> SavedTable | None:
+def _blocks(table: Table, indexes: Sequence[ShardIndex]) -> SavedTable | None:
     """Gather a table's blocks from the shards; None if no shard has any of them: it was created after the cut."""
     cells = layout.grid(table.size, table.np_dtype.itemsize)
     parts = [(number, index.tables[table.name]) for number, index in enumerate(indexes) if table.name in index.tables]
@@ -123,7 +128,38 @@ def _assemble(table: Dense, indexes: Sequence[ShardIndex]) -> SavedTable | None:
                       blocks=Blocks(shard=shard, at=at, folds=folds, crc32=sums))
 
 
-def _arrays(table: Dense) -> dict[str, str]:
+def _rows(table: Rows, indexes: Sequence[ShardIndex]) -> SavedTable | None:
+    """Gather the blocks of a table of rows; None if no shard has rows that must be there: it was created after the cut."""
+    parts = {server: index.tables[table.name] for server, index in enumerate(indexes) if table.name in index.tables}
+    if table.rows and not parts:
+        return None
+    some = next(iter(parts.values()), None)
+    arrays = some.arrays if some else {**_arrays(table), FOLDS: "int32", **({IDS: "int64"} if table.rows is None else {})}
+    single = some.single if some else [array for array in arrays if array in (FOLDS, IDS, *row_slots(table))]
+    blocks = Blocks(shard=[], at=[], folds=[], crc32={array: [] for array in arrays}, first=[], rows=[])
+    step, first = (len(indexes), 0) if table.rows is not None else (1, 0)
+    for server in range(len(indexes)):
+        part = parts.get(server)
+        if part and (part.arrays, part.single) != (arrays, single):
+            raise MpipsError(f"checkpoint: the servers keep different arrays for table '{table.name}'")
+        have = part.stop[-1] if part and part.stop else 0
+        if table.rows is not None:
+            own = len(range(server, table.rows, step))
+            if have != own:
+                raise MpipsError(f"checkpoint: server {server} has written {have} rows of table '{table.name}' and not its {own}")
+            first = server
+        if part:
+            blocks.shard.extend([server] * len(part.index))
+            blocks.at.extend(part.start)
+            blocks.first.extend(first + step * start for start in part.start)
+            blocks.rows.extend(stop - start for start, stop in zip(part.start, part.stop, strict=True))
+            for array, sums in part.crc32.items():
+                blocks.crc32[array].extend(sums)
+        first += have  # where rows are born, they stand in the order of the servers
+    return SavedTable(describe=table.describe(), arrays=arrays, blocks=blocks, step=step, single=single)
+
+
+def _arrays(table: Table) -> dict[str, str]:
     """Arrays of an empty table, of which no server has a block."""
     slots = (*(("master",) if table.half and table.master else ()), *table.optimizer.slots)
     return {slot_array(None): table.dtype, **{slot_array(slot): table.compute_dtype.name for slot in slots}}

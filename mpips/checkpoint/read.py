@@ -9,19 +9,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from math import gcd
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
 
+from mpips.checkpoint.compare import differences
 from mpips.checkpoint.schema import (
+    FOLDS,
     H5_ERRORS,
+    IDS,
+    LOGICAL,
     MANIFEST,
     MASTER,
     STORED,
+    VALUE,
     Manifest,
     SavedTable,
     crc32,
@@ -33,8 +39,10 @@ from mpips.checkpoint.schema import (
     steps,
 )
 from mpips.errors import CheckpointError, UnknownTable
-from mpips.layout import grid
-from mpips.table import DTYPES, Dense
+from mpips.table import Table
+
+if TYPE_CHECKING:
+    from mpips.server.saving import RowPiece
 
 Array = np.ndarray[Any, np.dtype[Any]]
 NAMED = 5  # differences that an error spells out
@@ -116,16 +124,15 @@ class Saved:
             raise UnknownTable(f"{self.path}: no table '{name}'; it has {', '.join(self._tables) or 'none'}") from None
 
     def folds(self, table: str, index: int) -> int:
-        """Return how often block `index` of the table had been folded."""
-        return self.table(table).blocks.folds[index]
+        """Return how often block `index` of a dense table had been folded."""
+        return self._of(table, rows=False).blocks.folds[index]
 
-    def check(self, tables: Sequence[Dense], *, more: bool = False) -> None:
+    def check(self, tables: Sequence[Table], *, more: bool = False) -> None:
         """Raise CheckpointError that names the tables in which the checkpoint differs from `tables`, and how.
 
-        Name, shape, dtype, grid, master and the optimizer's rule and slots must be equal; hyperparameters, staleness
-        and the rest may differ. With `more`, the checkpoint may hold other tables too.
+        What must be equal stands at `compare.differences`. With `more`, the checkpoint may hold other tables too.
         """
-        wrong = [text for table in tables for text in self._differences(table)]
+        wrong = [text for table in tables for text in differences(self._tables.get(table.name), table)]
         if not more:
             names = {table.name for table in tables}
             wrong += [f"table '{name}' is in the checkpoint only" for name in self._tables if name not in names]
@@ -133,27 +140,8 @@ class Saved:
             rest = f"; and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
             raise CheckpointError(f"{self.path} is of other tables: {'; '.join(wrong[:NAMED])}{rest}")
 
-    def _differences(self, table: Dense) -> list[str]:
-        where = f"table '{table.name}'"
-        saved = self._tables.get(table.name)
-        if saved is None:
-            return [f"{where} is not in the checkpoint"]
-        theirs, ours = saved.describe, table.describe()
-        keys = ("kind", "shape", "dtype", *(("master",) if table.half else ()))
-        pairs: list[tuple[str, Any, Any]] = [(key, theirs.get(key), ours[key]) for key in keys]
-        pairs.append(("optimizer", theirs["optimizer"]["name"], ours["optimizer"]["name"]))
-        out = [f"{where}: {key} {a!r} in the checkpoint, {b!r} here" for key, a, b in pairs if a != b]
-        if out:
-            return out
-        missing = [slot for slot in table.optimizer.slots if slot_array(slot) not in saved.arrays]
-        if missing:
-            return [f"{where}: the checkpoint has no slot {missing[0]!r}"]
-        if saved.cells != grid(table.size, table.np_dtype.itemsize):
-            return [f"{where}: blocks of {saved.block} elements in the checkpoint, this mpips cuts otherwise"]
-        return []
-
     def read(self, table: str, slot: str | None, start: int, stop: int) -> Array:
-        """Return the flat elements `start:stop` of a table's values (`slot=None`) or of a slot, in a new array.
+        """Return the flat elements `start:stop` of a dense table's values (`slot=None`) or of a slot, in a new array.
 
         Opens only the shards that hold them. A block is read whole, because its checksum is over the whole of it.
 
@@ -161,11 +149,11 @@ class Saved:
             UnknownTable: no such table.
             CheckpointError: no such slot or elements, or a block does not match its checksum.
         """
-        saved = self.table(table)
-        array = self._array(saved, slot)
+        saved = self._of(table, rows=False)
+        array = self.array_name(table, slot)
         if not 0 <= start <= stop <= saved.size:
             raise CheckpointError(f"{self.path}: table '{table}' has {saved.size} elements, not {start}:{stop}")
-        out = np.empty(stop - start, DTYPES[saved.arrays[array]])
+        out = np.empty(stop - start, LOGICAL[saved.arrays[array]])
         for index in range(start // saved.block, -(-stop // saved.block) if start < stop else 0):
             first = index * saved.block
             block = self.block(table, array, index)
@@ -174,9 +162,60 @@ class Saved:
         return out
 
     def array(self, table: str, slot: str | None = None) -> Array:
-        """Return a table's values or one of its slots whole, in the table's shape."""
+        """Return a table's values or one of its slots whole.
+
+        A dense table has its shape. The rows of a table with rows=N are in the order of their ids; where rows are born, all that
+        there were stand in the order of `ids`.
+        """
         saved = self.table(table)
+        if saved.of_rows:
+            return self.part(table, self.array_name(table, slot), 0, saved.units)
         return self.read(table, slot, 0, saved.size).reshape(saved.shape)
+
+    def ids(self, table: str) -> Array:
+        """Return the id of each row of `array(table)`, int64."""
+        saved = self._of(table, rows=True)
+        return self.part(table, IDS, 0, saved.units) if saved.has_ids else np.arange(saved.units, dtype=np.int64)
+
+    def part(self, table: str, array: str, start: int, stop: int) -> Array:
+        """Return rows `start:stop` of an array ("value", "slots/<slot>", "folds" or "ids") of a table of rows.
+
+        They are counted as in `array`. Opens only the shards that hold them; blocks are read whole.
+        """
+        saved = self._of(table, rows=True)
+        if not 0 <= start <= stop <= saved.units:
+            raise CheckpointError(f"{self.path}: table '{table}' has {saved.units} rows, not {start}:{stop}")
+        out = np.empty((stop - start, *saved.trail(array)), LOGICAL[saved.arrays[array]])
+        for index, place in enumerate(saved.places):
+            low = max(0, -((place.start - start) // place.step))  # the first row of the block that is not before `start`
+            high = min(len(place), -((place.start - stop) // place.step))
+            if low < high:
+                out[place[low] - start : stop - start : place.step][: high - low] = self.block(table, array, index)[low:high]
+        return out
+
+    def rows(self, table: Table, server: int, servers: int) -> Iterator[RowPiece]:
+        """Yield the saved rows of a table of rows, block by block; all that are of server `server` of `servers` are among them.
+
+        If the checkpoint was saved by as many servers, that is only its own shard; otherwise other servers' rows come too.
+
+        Raises:
+            UnknownTable: no such table.
+            CheckpointError: it is not of rows, or a block does not match its checksum.
+        """
+        from mpips.server.saving import RowPiece  # only a server needs it, and it takes a tenth of a second
+
+        saved = self._of(table.name, rows=True)
+        wrote = self.manifest.servers
+        # ids of shard s are s, s + wrote, ..., and this server's are server, server + servers, ...
+        common = servers if wrote == servers else 1 if saved.has_ids else gcd(wrote, servers)
+        for index, shard in enumerate(saved.blocks.shard):
+            if (shard - server) % common:
+                continue
+            place = saved.place(index)
+            found = {array: self.block(table.name, array, index) for array in saved.arrays}
+            ids = found.pop(IDS) if saved.has_ids else np.arange(place.start, place.stop, place.step, dtype=np.int64)
+            value, folds = found.pop(VALUE), found.pop(FOLDS)
+            yield RowPiece(table, ids, folds, value, {array.removeprefix(slot_array("")): a for array, a in found.items()})
 
     def block(self, table: str, array: str, index: int) -> Array:
         """Return one block of an array ("value" or "slots/<slot>"), its checksum compared."""
@@ -190,13 +229,13 @@ class Saved:
     def raw_block(self, table: str, array: str, index: int) -> Array:
         """Return one block of an array as it is stored, its checksum not compared."""
         saved = self.table(table)
-        shard, at, (start, stop) = saved.blocks.shard[index], saved.blocks.at[index], saved.cell(index)
+        shard, at, units = saved.blocks.shard[index], saved.blocks.at[index], len(saved.place(index))
         file = self.path / self.manifest.shards[shard].file
         try:
-            raw: Array = self._file(shard)[dataset(table, array)][at : at + stop - start]
+            raw: Array = self._file(shard)[dataset(table, array)][at : at + units]
         except H5_ERRORS as error:
             raise CheckpointError(f"{file}: {array} of table '{table}': {error}") from error
-        if raw.shape != (stop - start,):
+        if raw.shape != (units, *saved.trail(array)):
             raise CheckpointError(f"{file}: {array} of table '{table}': block {index} is not there")
         return raw
 
@@ -221,8 +260,9 @@ class Saved:
             for array, dtype in table.arrays.items():
                 try:
                     found = h5py.h5d.open(file.id, dataset(table.name, array).encode())
-                    good = (found.shape, found.dtype) == ((length,), np.dtype(STORED[dtype]))
-                    what = "" if good else f"is not {length} elements of {dtype}"
+                    shape = (length, *table.trail(array))
+                    good = (found.shape, found.dtype) == (shape, np.dtype(STORED[dtype]))
+                    what = "" if good else f"is not {' x '.join(map(str, shape))} elements of {dtype}"
                 except KeyError:
                     what = "is missing"
                 except H5_ERRORS as error:
@@ -231,12 +271,20 @@ class Saved:
                     out.append((table.name, f"/{dataset(table.name, array)} {what}"))
         return out
 
-    def _array(self, saved: SavedTable, slot: str | None) -> str:
-        array = slot_array(slot)
+    def array_name(self, table: str, slot: str | None) -> str:
+        """Return the name of the array of a slot (None: of the values), or raise CheckpointError."""
+        saved, array = self.table(table), slot_array(slot)
         if array not in saved.arrays:
-            slots = ", ".join(a.removeprefix("slots/") for a in saved.arrays if a != slot_array(None))
+            slots = ", ".join(a.removeprefix("slots/") for a in saved.arrays if a.startswith("slots/"))
             raise CheckpointError(f"{self.path}: table '{saved.name}' has no slot '{slot}', it has {slots or 'none'}")
         return array
+
+    def _of(self, name: str, *, rows: bool) -> SavedTable:
+        """Return a table that is of rows, or dense; CheckpointError if it is the other."""
+        saved = self.table(name)
+        if saved.of_rows != rows:
+            raise CheckpointError(f"{self.path}: table '{name}' is {'dense, not of rows' if rows else 'of rows, not dense'}")
+        return saved
 
     def _file(self, number: int) -> Any:
         """Open a shard, once."""

@@ -14,10 +14,10 @@ from mpips.checkpoint.schema import MANIFEST, load_manifest, step_name
 from mpips.checkpoint.tidy import clean
 from mpips.checkpoint.write import write_shard
 from mpips.errors import CheckpointError, UsageError
-from mpips.table import Dense
+from mpips.table import Table
 
 if TYPE_CHECKING:
-    from mpips.server.saving import Cut, Piece
+    from mpips.server.saving import Cut, Piece, RowPiece
 
 
 class DirectorySaver:
@@ -42,7 +42,7 @@ class DirectorySaver:
         self.life = life or Life.of(os.environ)
         self._revisions: dict[tuple[int, int], int] = {}  # (clock, server) to what this process wrote last
 
-    def write_shard(self, cut: Cut, server: int, servers: int, pieces: Sequence[Piece]) -> Iterator[None]:
+    def write_shard(self, cut: Cut, server: int, servers: int, pieces: Sequence[Piece | RowPiece]) -> Iterator[None]:
         """Write one server's file under its final name, data on disk when the generator ends.
 
         Raises:
@@ -52,7 +52,7 @@ class DirectorySaver:
         self._revisions[cut.clock, server] = revision
         yield from write_shard(self.directory, cut, server, servers, pieces, life=self.life, revision=revision)
 
-    def publish(self, cut: Cut, servers: int, tables: Sequence[Dense]) -> Iterator[None]:
+    def publish(self, cut: Cut, servers: int, tables: Sequence[Table]) -> Iterator[None]:
         """On server 0, after every shard is there: the master file, then the manifest that makes it complete.
 
         Raises:

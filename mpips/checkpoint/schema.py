@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Iterable
+from math import prod
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,16 +20,20 @@ import msgspec
 import numpy as np
 
 from mpips.errors import CheckpointError, MpipsError
-from mpips.table import DTYPES
+from mpips.table import DTYPES, Table
 
 FORMAT = "mpips-checkpoint"
-VERSION = 1
+VERSIONS = (1, 2)  # 2 in files that have tables of rows, which a reader of 1 does not know
 MANIFEST = "manifest.json"
 MASTER = "model.h5"
 INDEX = "index"  # dataset of a shard
-VALUE = "value"  # array of a table; the others are slots/<slot>
+VALUE = "value"  # array of a table; the others are slots/<slot>, and of rows FOLDS and maybe IDS
+FOLDS = "folds"
+IDS = "ids"
 H5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError)  # what h5py raises on damaged files
-STORED = {"float32": "<f4", "float64": "<f8", "float16": "<f2", "bfloat16": "<u2"}  # HDF5 has no bfloat16
+# HDF5 has no bfloat16; the integers are of folds and ids
+STORED = {"float32": "<f4", "float64": "<f8", "float16": "<f2", "bfloat16": "<u2", "int32": "<i4", "int64": "<i8"}
+LOGICAL: dict[str, np.dtype[Any]] = {**DTYPES, "int32": np.dtype(np.int32), "int64": np.dtype(np.int64)}
 
 _STEP = re.compile(r"step-(\d{8,})")
 _SHARD = re.compile(r"shard-\d{4,}-of-\d{4,}(\.r\d+)?\.h5")
@@ -60,22 +66,30 @@ class Master(Frozen, frozen=True):
     crc32: int
 
 
-class Blocks(Frozen, frozen=True):
+class Blocks(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     """By block number: where it lies, how often it was folded, and its CRC-32 in each array."""
 
     shard: list[int]  # position in Manifest.shards
-    at: list[int]  # its first element in the shard's datasets of this table
-    folds: list[int]
+    at: list[int]  # its first unit in the shard's datasets of this table
+    folds: list[int]  # empty for a table of rows: there each row has its own number
     crc32: dict[str, list[int]]  # by array
+    first: list[int] = []  # of rows: the whole table's row that is its first
+    rows: list[int] = []  # of rows: how many
 
 
-class SavedTable(Frozen, frozen=True):
-    """A table: what was declared, its grid, its arrays and its blocks."""
+class SavedTable(Frozen, frozen=True, kw_only=True, omit_defaults=True):
+    """A table: what was declared, its arrays and its blocks.
+
+    A dense table is a line of elements, cut by a grid; a table of rows is a line of rows, of which a block has every `step`-th, as
+    many as its server wrote at a time. The elements of the one and the rows of the other are called units.
+    """
 
     describe: dict[str, Any]
-    block: int  # elements; block i is i * block : min((i + 1) * block, size)
-    arrays: dict[str, str]  # "value" and "slots/<slot>" to the names of their dtypes
+    block: int = 0  # dense: elements; block i is i * block : min((i + 1) * block, size)
+    arrays: dict[str, str]  # "value", "slots/<slot>", "folds" and "ids" to the names of their dtypes
     blocks: Blocks
+    step: int = 0  # of rows: from a row of a block to its next in the whole table
+    single: list[str] = []  # of rows: arrays with one number for each row
 
     @property
     def name(self) -> str:
@@ -83,34 +97,63 @@ class SavedTable(Frozen, frozen=True):
         return str(self.describe["name"])
 
     @property
+    def of_rows(self) -> bool:
+        """Whether it is a table of rows."""
+        return bool(self.describe.get("kind") == "rows")
+
+    @property
+    def has_ids(self) -> bool:
+        """Whether rows are born with any id, so that their ids are saved beside them."""
+        return self.of_rows and self.describe["rows"] is None
+
+    @property
     def shape(self) -> tuple[int, ...]:
-        """The table's shape."""
-        return tuple(self.describe["shape"])
+        """The shape of its values; where rows come and go, of those that were there."""
+        return (self.units, int(self.describe["dim"])) if self.of_rows else tuple(self.describe["shape"])
 
     @property
     def size(self) -> int:
         """Number of elements."""
-        return int(np.prod(self.shape, dtype=np.int64))
+        return prod(self.shape)
 
     @property
-    def cells(self) -> list[tuple[int, int]]:
-        """The grid: [start, stop) of each block."""
-        return [(at, min(at + self.block, self.size)) for at in range(0, self.size, self.block)]
+    def units(self) -> int:
+        """Number of elements, or of rows."""
+        return sum(self.blocks.rows) if self.of_rows else self.size
 
-    def cell(self, index: int) -> tuple[int, int]:
-        """Return [start, stop) of one block."""
-        return index * self.block, min((index + 1) * self.block, self.size)
+    def trail(self, array: str) -> tuple[int, ...]:
+        """Shape of one unit of an array."""
+        return (int(self.describe["dim"]),) if self.of_rows and array not in self.single else ()
+
+    def whole(self, array: str) -> tuple[int, ...]:
+        """Shape of an array of the whole table."""
+        return (self.units, *self.trail(array)) if self.of_rows else self.shape
+
+    def place(self, index: int) -> range:
+        """Return the units of the whole table that are one block."""
+        if not self.of_rows:
+            return range(index * self.block, min((index + 1) * self.block, self.size))
+        first = self.blocks.first[index]
+        return range(first, first + self.step * self.blocks.rows[index], self.step)
+
+    @property
+    def places(self) -> list[range]:
+        """The units of each block."""
+        if self.of_rows:
+            return [self.place(index) for index in range(len(self.blocks.shard))]
+        size = self.size
+        return [range(at, min(at + self.block, size)) for at in range(0, size, self.block)]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the values and slots."""
-        return self.size * sum(DTYPES[d].itemsize for d in self.arrays.values())
+        """Bytes of its arrays."""
+        return sum(prod(self.whole(array)) * LOGICAL[dtype].itemsize for array, dtype in self.arrays.items())
 
     def lengths(self) -> dict[int, int]:
-        """Elements of this table in each shard that has some."""
+        """Units of this table in each shard that has some."""
         out: dict[int, int] = {}
-        for shard, (start, stop) in zip(self.blocks.shard, self.cells, strict=True):
-            out[shard] = out.get(shard, 0) + stop - start
+        for shard, place in zip(self.blocks.shard, self.places, strict=True):
+            out[shard] = out.get(shard, 0) + len(place)
         return out
 
 
@@ -118,7 +161,7 @@ class Manifest(Frozen, frozen=True, kw_only=True):
     """A whole checkpoint; the file's existence says that everything it names was on disk before it."""
 
     format: str = FORMAT
-    version: int = VERSION
+    version: int = 1
     clock: int
     clocks: list[int]  # of the workers
     revision: int  # how many complete ones of this clock it has replaced
@@ -132,8 +175,11 @@ class Manifest(Frozen, frozen=True, kw_only=True):
     meta: Any
 
 
-class ShardTable(Frozen, frozen=True):
-    """The blocks of one table in a shard; they lie one after another in the order of these lists."""
+class ShardTable(Frozen, frozen=True, kw_only=True, omit_defaults=True):
+    """The blocks of one table in a shard; they lie one after another in the order of these lists.
+
+    Of a table of rows, `start` and `stop` count the rows of this shard, and `folds` is empty.
+    """
 
     arrays: dict[str, str]
     index: list[int]
@@ -141,13 +187,14 @@ class ShardTable(Frozen, frozen=True):
     stop: list[int]
     folds: list[int]
     crc32: dict[str, list[int]]
+    single: list[str] = []
 
 
 class ShardIndex(Frozen, frozen=True, kw_only=True):
     """What a shard says about itself."""
 
     format: str = FORMAT
-    version: int = VERSION
+    version: int = 1
     clocks: list[int]
     server: int
     servers: int
@@ -186,6 +233,11 @@ def slot_array(slot: str | None) -> str:
     return VALUE if slot is None else f"slots/{slot}"
 
 
+def row_slots(table: Table) -> list[str]:
+    """Arrays of the slots of which a table of rows has one number for each row."""
+    return [slot_array(slot) for slot in getattr(table.optimizer, "row_slots", ())]
+
+
 def dataset(table: str, array: str) -> str:
     """Path of an array in a shard and in the master."""
     return f"tables/{table}/{array}"
@@ -200,7 +252,7 @@ def stored(array: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[An
 def logical(array: np.ndarray[Any, np.dtype[Any]], dtype: str) -> np.ndarray[Any, np.dtype[Any]]:
     """Undo `stored`."""
     native = array.astype(array.dtype.newbyteorder("="), copy=False)
-    return native.view(DTYPES[dtype]) if dtype == "bfloat16" else native
+    return native.view(LOGICAL[dtype]) if dtype == "bfloat16" else native
 
 
 def crc32(array: np.ndarray[Any, np.dtype[Any]]) -> int:
@@ -223,8 +275,8 @@ def decode(raw: bytes, kind: type[T], where: str) -> T:
         head = msgspec.json.decode(raw, type=_Head)
         if head.format != FORMAT:
             raise CheckpointError(f"{where}: format {head.format!r} is not {FORMAT!r}")
-        if head.version != VERSION:
-            raise CheckpointError(f"{where}: format version {head.version}, this mpips reads {VERSION}")
+        if head.version not in VERSIONS:
+            raise CheckpointError(f"{where}: format version {head.version}, this mpips reads {' and '.join(map(str, VERSIONS))}")
         return msgspec.json.decode(raw, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{where}: {error}") from error
@@ -241,13 +293,33 @@ def load_manifest(step: Path) -> Manifest:
         raise CheckpointError(f"{path}: {error.strerror}") from error
     manifest = decode(raw, Manifest, str(path))
     for table in manifest.tables:
-        blocks, n = table.blocks, len(table.cells)
-        lists = (blocks.shard, blocks.at, blocks.folds, *blocks.crc32.values())
-        if (table.arrays.keys() != blocks.crc32.keys() or any(len(x) != n for x in lists)
-                or any(not 0 <= s < len(manifest.shards) for s in blocks.shard)
-                or any(d not in DTYPES for d in table.arrays.values())):
-            raise CheckpointError(f"{path}: the blocks of table '{table.name}' do not fit its grid")
+        try:
+            fits = _fits(table, len(manifest.shards))
+        except (KeyError, TypeError, IndexError, ValueError):  # of `describe`, or lists that are too short
+            fits = False
+        if not fits:
+            what = "rows are not the rows of its blocks" if table.describe.get("kind") == "rows" else "blocks do not fit its grid"
+            raise CheckpointError(f"{path}: table '{table.describe.get('name')}': its {what}")
     return manifest
+
+
+def _fits(table: SavedTable, shards: int) -> bool:
+    """Whether the lists about a table's blocks fit each other and the table."""
+    blocks, places = table.blocks, table.places
+    lists = [blocks.shard, blocks.at, *blocks.crc32.values(), *([blocks.first, blocks.rows] if table.of_rows else [blocks.folds])]
+    if (table.arrays.keys() != blocks.crc32.keys() or any(len(x) != len(places) for x in lists)
+            or any(not 0 <= s < shards for s in blocks.shard) or any(d not in LOGICAL for d in table.arrays.values())):
+        return False
+    if not table.of_rows:
+        return True
+    units, _ = table.shape
+    return table.describe["rows"] in (None, units) and {FOLDS, *([IDS] if table.has_ids else [])} <= {*table.single} and all(
+        len(place) == n and 0 <= place[0] <= place[-1] < units for place, n in zip(places, blocks.rows, strict=True))
+
+
+def version_of(tables: Iterable[SavedTable | ShardTable]) -> int:
+    """Return the version of a file with these tables: no higher than need be, so that an older mpips reads what it can."""
+    return 2 if any(table.single for table in tables) else 1
 
 
 def steps(directory: Path) -> list[tuple[int, Path]]:

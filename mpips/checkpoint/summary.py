@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from math import hypot, sqrt
+from math import hypot, prod, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +76,11 @@ def stats(saved: Saved, table: str, slot: str | None = None) -> Stats:
     """Compute `Stats` block by block in float64; never more than a block is in memory."""
     described = saved.table(table)
     low, high, mean, norm, zeros, count = np.inf, -np.inf, 0.0, 0.0, 0, 0
-    dtype = str(saved.read(table, slot, 0, 0).dtype)
-    for start, stop in described.cells:
+    array = saved.array_name(table, slot)
+    dtype, shape = described.arrays[array], list(described.whole(array))
+    for index in range(len(described.blocks.shard)):
         with np.errstate(invalid="ignore"):  # a signalling NaN
-            x = saved.read(table, slot, start, stop).astype(np.float64)
+            x = saved.block(table, array, index).astype(np.float64).ravel()
         x = x[np.isfinite(x)]
         if not x.size:
             continue
@@ -90,18 +91,22 @@ def stats(saved: Saved, table: str, slot: str | None = None) -> Stats:
         x /= scale
         mean += (float(x.mean()) * scale - mean) * (x.size / count)
         norm = hypot(norm, scale * sqrt(float(np.dot(x, x))))
-    shape = list(described.shape)
     if not count:
-        return Stats(shape, dtype, None, None, None, None, 0, described.size)
-    return Stats(shape, dtype, low, high, mean, norm, zeros, described.size - count)
+        return Stats(shape, dtype, None, None, None, None, 0, prod(shape))
+    return Stats(shape, dtype, low, high, mean, norm, zeros, prod(shape) - count)
 
 
 def rows(saved: Saved, table: str, slot: str | None, which: slice) -> np.ndarray[Any, np.dtype[Any]]:
-    """Return rows (along the first axis) of a table or slot, reading only the blocks that hold them."""
+    """Return rows (along the first axis) of a table or slot, reading only the blocks that hold them.
+
+    Where rows are born, they are counted as they are stored, as in `Saved.ids`.
+    """
     shape = saved.table(table).shape
     if not shape:
         return saved.array(table, slot)
     first, last, _ = which.indices(shape[0])
-    width = int(np.prod(shape[1:], dtype=np.int64))
     last = max(first, last)
+    if saved.table(table).of_rows:
+        return saved.part(table, saved.array_name(table, slot), first, last)
+    width = prod(shape[1:])
     return saved.read(table, slot, first * width, last * width).reshape(last - first, *shape[1:])

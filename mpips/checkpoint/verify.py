@@ -13,7 +13,7 @@ from mpips.checkpoint.disk import is_temporary
 from mpips.checkpoint.master import intact, is_virtual, shows
 from mpips.checkpoint.publish import read_index
 from mpips.checkpoint.read import Saved, locate
-from mpips.checkpoint.schema import FORMAT, H5_ERRORS, MANIFEST, MASTER, VERSION, ShardIndex, crc32, is_shard
+from mpips.checkpoint.schema import FORMAT, H5_ERRORS, MANIFEST, MASTER, SavedTable, ShardIndex, ShardTable, crc32, is_shard
 from mpips.errors import CheckpointError
 
 
@@ -100,12 +100,27 @@ def _index(saved: Saved, number: int) -> Iterator[Finding]:
     if (index.clocks, index.servers) != (manifest.clocks, manifest.servers):
         yield Finding(file, f"of clocks {index.clocks} and {index.servers} servers")
     for table in manifest.tables:
-        mine = [i for i, shard in enumerate(table.blocks.shard) if shard == number]
-        own = index.tables.get(table.name)
-        want = [(i, table.blocks.folds[i], *(table.blocks.crc32[a][i] for a in table.arrays)) for i in mine]
-        have = list(zip(own.index, own.folds, *(own.crc32[a] for a in table.arrays), strict=True)) if own else []
-        if want != have:
+        if _of_manifest(table, number) != _of_index(table, index.tables.get(table.name)):
             yield Finding(file, "its index differs from the manifest", table.name)
+
+
+def _of_manifest(table: SavedTable, number: int) -> list[tuple[int, ...]]:
+    """What the manifest says about the blocks of a table in one shard."""
+    mine = [i for i, shard in enumerate(table.blocks.shard) if shard == number]
+    sums = [[table.blocks.crc32[array][i] for i in mine] for array in table.arrays]
+    if table.of_rows:
+        return list(zip((table.blocks.at[i] for i in mine), (table.blocks.rows[i] for i in mine), *sums, strict=True))
+    return list(zip(mine, (table.blocks.folds[i] for i in mine), *sums, strict=True))
+
+
+def _of_index(table: SavedTable, own: ShardTable | None) -> list[tuple[int, ...]]:
+    """What the shard's index says about them, in the same form."""
+    if own is None:
+        return []
+    sums = [own.crc32[array] for array in table.arrays]
+    if table.of_rows:
+        return list(zip(own.start, (b - a for a, b in zip(own.start, own.stop, strict=True)), *sums, strict=True))
+    return list(zip(own.index, own.folds, *sums, strict=True))
 
 
 def _master(saved: Saved, unreadable: set[int]) -> Iterator[Finding]:
@@ -123,7 +138,7 @@ def _master(saved: Saved, unreadable: set[int]) -> Iterator[Finding]:
     try:
         with h5py.File(path, "r", locking=False) as file:
             stamp = {key: file.attrs.get(key) for key in ("format", "version", "clock")}
-            if stamp != {"format": FORMAT, "version": VERSION, "clock": manifest.clock}:
+            if stamp != {"format": FORMAT, "version": manifest.version, "clock": manifest.clock}:
                 yield Finding(MASTER, f"its attributes are {stamp}")
             for table in manifest.tables:
                 if not is_virtual(table) and not unreadable.isdisjoint(table.blocks.shard):

@@ -1,11 +1,11 @@
-"""One server's file: its blocks of every table, one dataset for each array, checksums taken on the way.
+"""One server's file: its blocks (or rows) of every table, one dataset for each array, checksums taken on the way.
 
 Written in slices of about `SLICE` bytes with a yield after each, so that the server polls in between.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ import numpy as np
 from mpips.checkpoint.disk import Life, commit, replacing, sync_directory
 from mpips.checkpoint.hdf5 import create, new, put
 from mpips.checkpoint.schema import (
+    FOLDS,
+    IDS,
     INDEX,
     VALUE,
     Job,
@@ -27,25 +29,28 @@ from mpips.checkpoint.schema import (
     slot_array,
     step_name,
     stored,
+    version_of,
 )
+from mpips.errors import MpipsError
+from mpips.table import Rows
 
 if TYPE_CHECKING:
-    from mpips.server.saving import Cut, Piece
+    from mpips.server.saving import Cut, Piece, RowPiece
 
 Array = np.ndarray[Any, np.dtype[Any]]
 SLICE = 8 << 20
 
 
-def write_shard(directory: Path, cut: Cut, server: int, servers: int, pieces: Sequence[Piece], *, life: Life,
-                revision: int = 0) -> Iterator[None]:
+def write_shard(directory: Path, cut: Cut, server: int, servers: int, pieces: Sequence[Piece | RowPiece], *,
+                life: Life, revision: int = 0) -> Iterator[None]:
     """Write the pieces of one server under the final name of its shard; it is on disk when the generator ends.
 
     Raises:
-        MpipsError: the disk refuses; the text names the file and the machine.
+        MpipsError: the disk refuses; the text names the file and the machine. Or rows are not in their order.
     """
     step = directory / step_name(cut.clock)
     final = step / shard_name(server, servers, revision)
-    by_table: dict[str, list[Piece]] = {}
+    by_table: dict[str, list[Any]] = {}
     for piece in pieces:
         by_table.setdefault(piece.table.name, []).append(piece)
     tables: dict[str, ShardTable] = {}
@@ -53,35 +58,75 @@ def write_shard(directory: Path, cut: Cut, server: int, servers: int, pieces: Se
         step.mkdir(parents=True, exist_ok=True)
         sync_directory(directory)
         final.unlink(missing_ok=True)  # of an earlier life, named by no manifest: nobody shall take it for the new one
-        with create(path, cut.clock) as file:
+        rows = any(isinstance(mine[0].table, Rows) for mine in by_table.values())
+        with create(path, cut.clock, 2 if rows else 1) as file:
             for name, mine in by_table.items():
-                tables[name] = yield from _write_table(file, name, sorted(mine, key=lambda p: p.index))
-            raw = encode(ShardIndex(clocks=list(cut.clocks), server=server, servers=servers,
+                if isinstance(mine[0].table, Rows):
+                    tables[name] = yield from _write_rows(file, mine[0].table, mine, range(server, 1 << 62, servers))
+                else:
+                    tables[name] = yield from _write_blocks(file, name, sorted(mine, key=lambda p: p.index))
+            raw = encode(ShardIndex(version=version_of(tables.values()), clocks=list(cut.clocks), server=server, servers=servers,
                                     job=Job(id=life.job, restart=life.restart), tables=tables))
             file.create_dataset(INDEX, data=np.array(raw, h5py.string_dtype("utf-8", len(raw))))
         yield from commit(path, final)
 
 
-def _write_table(file: Any, name: str, pieces: Sequence[Piece]) -> Generator[None, None, ShardTable]:
-    """Write all arrays of one table; the generator's value is its entry in the index."""
-    kept: list[dict[str, Array]] = [{VALUE: p.value, **{slot_array(s): a for s, a in p.slots.items()}} for p in pieces]
-    arrays = {array: data.dtype.name for array, data in kept[0].items()}
+def _write_blocks(file: Any, name: str, pieces: Sequence[Piece]) -> Generator[None, None, ShardTable]:
+    """Write all arrays of a dense table; the generator's value is its entry in the index."""
+    parts = [{VALUE: p.value, **{slot_array(s): a for s, a in p.slots.items()}} for p in pieces]
+    sums = yield from _write_arrays(file, name, parts, [(p.stop - p.start,) for p in pieces])
+    return ShardTable(arrays=_dtypes(parts[0]), index=[p.index for p in pieces], start=[p.start for p in pieces],
+                      stop=[p.stop for p in pieces], folds=[p.folds for p in pieces], crc32=sums)
+
+
+def _write_rows(file: Any, table: Rows, pieces: Sequence[RowPiece], own: range) -> Generator[None, None, ShardTable]:
+    """Write all arrays of a table of rows; `own` are the ids that this server has in their order, where ids are numbered."""
+    parts, stops = [], [0]
+    for p in pieces:
+        n = len(p.ids)
+        if table.rows is not None and not np.array_equal(p.ids, np.arange(n) * own.step + own[stops[-1]]):
+            raise MpipsError(f"checkpoint: server {own.start} has not its rows of table '{table.name}' in the order of their ids")
+        part = {VALUE: p.value, **{slot_array(s): a for s, a in p.slots.items()}, FOLDS: p.folds,
+                **({IDS: p.ids} if table.rows is None else {})}
+        assert p.value.shape == (n, table.dim)
+        assert {a.shape for a in p.slots.values()} <= {(n,), (n, table.dim)}
+        assert (p.folds.dtype.name, p.ids.dtype.name) == ("int32", "int64")
+        parts.append(part)
+        stops.append(stops[-1] + n)
+    arrays, single = _dtypes(parts[0]), [array for array, data in parts[0].items() if data.ndim == 1]
+    full = [k for k, p in enumerate(pieces) if len(p.ids)]  # a block has a row
+    sums = yield from _write_arrays(file, table.name, [parts[k] for k in full], [(len(pieces[k].ids), table.dim) for k in full])
+    return ShardTable(arrays=arrays, index=list(range(len(full))), start=[stops[k] for k in full],
+                      stop=[stops[k + 1] for k in full], folds=[], crc32=sums or {array: [] for array in arrays}, single=single)
+
+
+def _dtypes(part: Mapping[str, Array]) -> dict[str, str]:
+    return {array: data.dtype.name for array, data in part.items()}
+
+
+def _write_arrays(file: Any, name: str, parts: Sequence[Mapping[str, Array]],
+                  shapes: Sequence[tuple[int, ...]]) -> Generator[None, None, dict[str, list[int]]]:
+    """Write the blocks of a table, which have these shapes; the generator's value is their checksums by array.
+
+    An array of a block may have only the first axis of its shape.
+    """
+    arrays = _dtypes(parts[0]) if parts else {}
     sums: dict[str, list[int]] = {array: [] for array in arrays}
-    total = sum(p.stop - p.start for p in pieces)
+    total = sum(shape[0] for shape in shapes)
     written = 0
     for array, dtype in arrays.items():
-        out = new(file, dataset(name, array), (total,), dtype)
+        axes = parts[0][array].ndim
+        out = new(file, dataset(name, array), (total, *shapes[0][1:axes]), dtype)
         at = 0
-        for piece, data_of in zip(pieces, kept, strict=True):
-            data = stored(data_of[array])
-            assert data.shape == (piece.stop - piece.start,)
+        for part, shape in zip(parts, shapes, strict=True):
+            data = stored(part[array])
+            assert data.shape == shape[:axes]
             put(out, at, data)
             sums[array].append(crc32(data))
-            at += data.size
+            at += len(data)
             written += data.nbytes
             if written >= SLICE:
                 written = 0
                 yield
     yield
-    return ShardTable(arrays=arrays, index=[p.index for p in pieces], start=[p.start for p in pieces],
-                      stop=[p.stop for p in pieces], folds=[p.folds for p in pieces], crc32=sums)
+    return sums

@@ -5,7 +5,7 @@
 | `ls DIR`                | the checkpoints of a directory, incomplete and broken ones too                 |
 | `tree PATH`             | tables, arrays and blocks of one, and what lies in which file                  |
 | `info PATH`             | its manifest: clocks, versions, seed, meta                                     |
-| `show PATH TABLE`       | values or slots, some rows, or numbers about them                              |
+| `show PATH TABLE`       | values or slots, some rows, the row with an id, or numbers about them          |
 | `verify PATH`           | everything that is wrong with it; exit code 1 if there is something            |
 """
 
@@ -15,7 +15,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from math import isfinite
+from math import isfinite, prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +50,9 @@ def add_parser(subparsers: Any) -> None:
     show.add_argument("table", metavar="TABLE", help="name of the table")
     show.add_argument("--slot", metavar="S", help="a slot of the optimizer instead of the values")
     what = show.add_mutually_exclusive_group()
-    what.add_argument("--rows", metavar="A:B", type=_rows, help="rows of the first axis: 0:10, 7, --rows=-3:")
+    what.add_argument("--rows", metavar="A:B", type=_rows, help="rows of the first axis: 0:10, 7, --rows=-3:; where rows are born "
+                      "with any id, counted as they are stored")
+    what.add_argument("--id", metavar="ID", type=int, help="the row of a table of rows with this id")
     what.add_argument("--stats", action="store_true", help="shape, dtype, min, max, mean, norm, zeros, nonfinite")
     action("verify", "check structure and every checksum; exit code 1 if anything is wrong")
 
@@ -80,27 +82,31 @@ def _ls(args: argparse.Namespace) -> int:
 def _tree(args: argparse.Namespace) -> int:
     with _open(args.path) as saved:
         manifest, path = saved.manifest, saved.path
-    tables = [{"name": t.name, "shape": list(t.shape), "dtype": t.describe["dtype"], "bytes": t.nbytes,
-               "arrays": t.arrays, "optimizer": t.describe["optimizer"], "blocks": len(t.cells),
-               "folds": _ends(t.blocks.folds)} for t in manifest.tables]
+    tables = [{"name": t.name, "kind": t.describe["kind"], "shape": list(t.shape), "dtype": t.describe["dtype"], "bytes": t.nbytes,
+               "arrays": t.arrays, "optimizer": t.describe["optimizer"], "blocks": len(t.blocks.shard),
+               "folds": None if t.of_rows else _ends(t.blocks.folds)} for t in manifest.tables]  # each row has its own
     files = [{"file": shard.file, "bytes": shard.bytes, "elements": {
-        t.name: t.lengths()[number] for t in manifest.tables if number in t.blocks.shard}}
+        t.name: t.lengths()[number] * prod(t.trail("value")) for t in manifest.tables if number in t.blocks.shard}}
         for number, shard in enumerate(manifest.shards)]
     if args.json:
         return _json({"path": str(path), "clock": manifest.clock, "tables": tables, "files": files})
     _say(f"{path}  clock {manifest.clock}")
     for t in manifest.tables:
-        folds = "-".join(str(n) for n in dict.fromkeys(_ends(t.blocks.folds)))
-        _say(f"  {t.name}  {t.shape}  {_count(len(t.cells), 'block')}, folded {folds} times by "
-             f"{t.describe['optimizer']['name']}")
+        rule = t.describe["optimizer"]["name"]
+        if t.of_rows:
+            born = f" with any id, of {t.describe['capacity']} that may live" if t.has_ids else ""
+            how = f"rows{born}, folded by {rule}"
+        else:
+            how = f"folded {'-'.join(str(n) for n in dict.fromkeys(_ends(t.blocks.folds)))} times by {rule}"
+        _say(f"  {t.name}  {t.shape}  {_count(len(t.blocks.shard), 'block')}, {how}")
         for array, dtype in t.arrays.items():
-            _say(f"    {array}  {dtype}")
+            _say(f"    {array}  {dtype}{'  one for each row' if array in t.single else ''}")
     for number, shard in enumerate(manifest.shards):
         _say(f"  {shard.file}  {_size(shard.bytes)}")
         for t in manifest.tables:
             n = t.blocks.shard.count(number)
             if n:
-                _say(f"    {t.name}  {_count(n, 'block')}, {_count(t.lengths()[number], 'element')}")
+                _say(f"    {t.name}  {_count(n, 'block')}, {_count(t.lengths()[number], 'row' if t.of_rows else 'element')}")
     return OK
 
 
@@ -137,6 +143,8 @@ def _show(args: argparse.Namespace) -> int:
 
     with _open(args.path) as saved:
         described = saved.table(args.table)
+        array = saved.array_name(args.table, args.slot)
+        shape = described.whole(array)
         head = {"path": str(saved.path), "table": args.table, "slot": args.slot}
         if args.stats:
             numbers = asdict(stats(saved, args.table, args.slot))
@@ -145,21 +153,37 @@ def _show(args: argparse.Namespace) -> int:
             for key, value in numbers.items():
                 _say(f"{key:<9}  {tuple(value) if key == 'shape' else '-' if value is None else value}")
             return OK
-        part = args.rows or slice(0, HEAD if described.size > SHOWN else None)
+        part = args.rows or slice(0, HEAD if prod(shape) > SHOWN else None)
+        if args.id is not None:
+            part = _row_of(saved, args.table, args.id)
         values = rows(saved, args.table, args.slot, part)
+        length = shape[0] if shape else 1
+        first, last, _ = part.indices(length)
+        ids = saved.part(args.table, "ids", first, max(first, last)) if described.has_ids else None
     dtype = values.dtype.name
     if values.dtype.itemsize == 2:
         values = values.astype(np.float32)  # to be printed
-    length = described.shape[0] if described.shape else 1
-    first, last, _ = part.indices(length)
     if args.json:
-        return _json({**head, "shape": list(described.shape), "dtype": dtype, "rows": [first, max(first, last)],
-                      "values": values.tolist()})
-    _say(f"{args.table}{f' slot {args.slot}' if args.slot else ''}  {described.shape}  {dtype}")
-    _say(np.array2string(values, threshold=sys.maxsize if args.rows else SHOWN))
-    if args.rows is None and last < length:
+        return _json({**head, "shape": list(shape), "dtype": dtype, "rows": [first, max(first, last)],
+                      **({} if ids is None else {"ids": ids.tolist()}), "values": values.tolist()})
+    _say(f"{args.table}{f' slot {args.slot}' if args.slot else ''}  {shape}  {dtype}")
+    threshold = sys.maxsize if args.rows else SHOWN
+    if ids is not None:
+        _say(f"ids {np.array2string(ids, threshold=threshold)}")
+    _say(np.array2string(values, threshold=threshold))
+    if args.rows is None and args.id is None and last < length:
         _say(f"({last} of {length} rows; --rows a:b shows others, --stats sums up)")
     return OK
+
+
+def _row_of(saved: Saved, table: str, wanted: int) -> slice:
+    """Return where the row with an id is stored."""
+    import numpy as np
+
+    found = np.flatnonzero(saved.ids(table) == wanted)
+    if not found.size:
+        raise UsageError(f"{saved.path}: table '{table}' has no row with id {wanted}")
+    return slice(int(found[0]), int(found[0]) + 1)
 
 
 def _verify(args: argparse.Namespace) -> int:

@@ -35,7 +35,7 @@ def table_sets(draw: st.DrawFn) -> list[Dense]:
             for name in draw(st.lists(NAMES, unique=True, max_size=5))]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(table_sets(), st.integers(1, 4), st.integers(1, 5), st.lists(st.integers(0, 99), min_size=1, max_size=4))
 def test_any_tables_come_back_on_any_number_of_servers(tables: list[Dense], wrote: int, read: int,
                                                        clocks: list[int]) -> None:

@@ -27,7 +27,7 @@ def saved_with(folder: Path, values: np.ndarray[Any, Any]) -> Saved:
     return Saved(folder / "step-00000001")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(hnp.arrays(st.sampled_from([np.float32, np.float64, np.float16]),
                   hnp.array_shapes(min_dims=0, max_dims=2, min_side=0, max_side=9)))
 def test_stats_are_those_of_the_whole_array(tmp_path_factory: pytest.TempPathFactory,
@@ -50,7 +50,7 @@ def test_stats_are_those_of_the_whole_array(tmp_path_factory: pytest.TempPathFac
 
 
 @given(st.slices(7))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_rows_are_those_of_numpy(tmp_path_factory: pytest.TempPathFactory, which: slice) -> None:
     which = slice(which.start, which.stop)
     values = np.arange(21, dtype=np.float32).reshape(7, 3)

@@ -168,7 +168,7 @@ def test_several_damages_are_all_found(tmp_path: Path) -> None:
     assert files == {SHARD, "shard-0000-of-0002.h5", "model.h5"}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_any_flipped_bit_is_found_or_harmless(data: st.DataObject) -> None:
     """Harmless: verify finds nothing, and every element is what was written, in the shards and through the master."""

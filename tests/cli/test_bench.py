@@ -20,8 +20,8 @@ COMMAND = ["-m", "mpips", "bench", "--quiet"]
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Done, dict[str, Any]]:
     file = tmp_path_factory.mktemp("bench") / "report.json"
-    run = mpirun(3, [*COMMAND, "--sizes", "100,300", "--repeat", "1", "--json", str(file),
-                     "--what", "limits,rivals,verbs,optimizers,staleness,tables,start,idle"], timeout=100)
+    run = mpirun(3, [*COMMAND, "--sizes", "100,300", "--rows", "500", "--repeat", "1", "--json", str(file),
+                     "--what", "limits,rivals,verbs,optimizers,staleness,tables,rows,start,idle"], timeout=100)
     assert run.code == 0, run
     return run, json.loads(file.read_text())
 
@@ -36,8 +36,8 @@ def file(done: tuple[Done, dict[str, Any]], tmp_path: Path) -> Path:
 def test_the_report_has_all_that_was_asked_for(done: tuple[Done, dict[str, Any]]) -> None:
     report = done[1]
     assert set(report) == {"bench", "machine", "options", "results", "notes"}
-    assert report["options"] == {"sizes": [100, 300], "repeat": 1, "servers": 1, "workers": 2, "groups": [
-        "limits", "rivals", "verbs", "optimizers", "staleness", "tables", "start", "idle"]}
+    assert report["options"] == {"sizes": [100, 300], "repeat": 1, "servers": 1, "workers": 2, "rows": 500, "groups": [
+        "limits", "rivals", "verbs", "optimizers", "staleness", "tables", "rows", "start", "idle"]}
     assert {"processor", "cores", "MPI", "versions", "date", "system"} <= set(report["machine"])
     for row in report["results"]:
         assert set(row) == set(KEYS)
@@ -52,6 +52,10 @@ def test_the_report_has_all_that_was_asked_for(done: tuple[Done, dict[str, Any]]
         assert {(what, size, "sgd", "0") for what in verbs} <= cases
         assert {("round", size, "adam", "0"), ("push", size, "sgd", "3"), ("round", size, "sgd", "none")} <= cases
     assert {("round of tables", 300, "sgd", "0"), ("start", 300, "sgd", "0"), ("first answer", 1000, "", "")} <= cases
+    assert {(what, 320, "", "") for what in ("take", "take unsorted", "two-sided rows", "two-sided unsorted rows")} <= cases
+    for kind in ("", "unsorted ", "named "):
+        assert {(f"{verb} of {kind}rows", 320, "sgd", s) for verb in ("push", "pull", "round") for s in ("0", "none")} <= cases
+    assert {("row update", 320, "adam", ""), ("round of rows", 320, "adagrad", "0"), ("born by push", 80, "sgd", "none")} <= cases
     limited = [row for row in report["results"] if row["what"] == "round"]
     assert all(row["limit"] == "copy | update + copy" and row["ratio"] > 0 for row in limited)
 
@@ -96,6 +100,7 @@ def test_groups_can_be_listed(capsys: pytest.CaptureFixture[str]) -> None:
     (["--what", "limits,pulls"], "--what pulls: is none of limits, rivals,"),
     (["--sizes", "1k,big"], "--sizes 'big': a size is a number from 1"),
     (["--sizes", "0"], "--sizes '0': a size is a number from 1"),
+    (["--rows", "many"], "--rows 'many': a size is a number from 1"),
     (["--repeat", "0"], "--repeat 0: at least one is needed"),
     (["--servers", "0"], "--servers 0: at least one is needed"),
     (["--servers", "two"], "argument --servers: invalid int value: 'two'"),
