@@ -5,6 +5,8 @@
 | limits     | a copy, raw Put and Get, the bytes of an update, the fused update alone                         |
 | rivals     | a two-sided parameter server, Allreduce, gloo                                                 |
 | verbs      | push, pull, view, in place, rounds; optimizers, staleness, many small tables                     |
+| row_limits | rows of a large table: a take, the update alone, a two-sided server of rows                     |
+| row_verbs  | push, pull and rounds of rows; rows that are born                                               |
 | waiting    | idle servers, first answers, what polling costs a busy machine                                  |
 | stragglers | one slow worker, and workers that are slow in turn                                            |
 | starting   | the time to the first line of the user's function, memory of a server                           |

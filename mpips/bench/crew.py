@@ -16,6 +16,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 NAP = 1e-3  # seconds between two looks of a rank that has no part in a measurement
 LR = 1e-3  # learning rate of everything measured
 TILE = 1 << 16  # elements after which gradients repeat: drawing 100 million numbers takes seconds
+DIM = 64  # numbers in a row of a table of rows
+DRAWN = 16  # steps after which their rows repeat
 
 
 class Case(NamedTuple):
@@ -85,6 +87,19 @@ def gradient(size: int) -> Array:
     """Return a gradient: small numbers that are not special to any processor."""
     tile = np.random.default_rng(0).standard_normal(min(size, TILE)).astype(np.float32)
     return np.resize(tile, size)
+
+
+def touched(rows: int) -> int:
+    """Rows that a step touches, of a table of so many."""
+    return max(rows // 100, 1)
+
+
+def drawn(rows: int, worker: int, *, unsorted: bool = False) -> list[Array]:
+    """Return the ids of each step: ascending and all different, or as they come, with repeats."""
+    rng, count = np.random.default_rng(worker), touched(rows)
+    if unsorted:
+        return [rng.integers(0, rows, count) for _ in range(DRAWN)]
+    return [np.sort(rng.choice(rows, count, replace=False, shuffle=False)) for _ in range(DRAWN)]
 
 
 def timed(call: Callable[[], object], count: int, warm: int = 1) -> list[float]:

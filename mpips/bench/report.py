@@ -25,6 +25,7 @@ VERSION = 1
 UNITS = {  # what is not seconds
     "idle server": "of a core", "polling": "of the speed", "beside straggler": "of the speed", "random steps": "steps/s",
     "server memory": "of the shard", "planned memory": "of the shard", "numba on workers": "workers",
+    "born by push": "rows/s",
     "train: accuracy": "right", "train two-sided: accuracy": "right", "train allreduce: accuracy": "right",
 }
 # What cannot take less time than what; names joined by "+" follow each other, by "|" go on at the same time.
@@ -34,6 +35,11 @@ LIMITS = {
     "push": "copy | update", "push in place": "update", "round in place": "update",
     "round": "copy | update + copy", "round of tables": "copy | update + copy", "round by rings": "copy | update + copy",
     "two-sided": "copy | update + copy", "allreduce": "copy | update + copy", "gloo": "copy | update + copy",
+    "push of rows": "copy | row update", "pull of rows": "take", "round of rows": "copy | row update + take",
+    "push of named rows": "copy | row update", "pull of named rows": "take", "round of named rows": "copy | row update + take",
+    "push of unsorted rows": "copy | row update", "pull of unsorted rows": "take unsorted",
+    "round of unsorted rows": "copy | row update + take unsorted",
+    "two-sided rows": "copy | row update + take", "two-sided unsorted rows": "copy | row update + take unsorted",
 }
 KEYS = ("what", "size", "optimizer", "staleness", "workers", "servers", "median", "low", "high", "samples", "limit", "ratio")
 
@@ -73,8 +79,8 @@ def limit_of(case: Case, medians: Mapping[Case, float], workers: int) -> tuple[s
     optimizer = case.optimizer or "sgd"
 
     def seconds(name: str) -> float | None:
-        if name == "update":
-            return medians.get(Case("update of W" if whole else "update", case.size, optimizer))
+        if name in ("update", "row update"):
+            return medians.get(Case("update of W" if whole and name == "update" else name, case.size, optimizer))
         return medians.get(Case(name, case.size))
 
     total = 0.0

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mpips.bench import accuracy, limits, rivals, starting, stragglers, verbs, waiting
+from mpips.bench import accuracy, limits, rivals, row_limits, row_verbs, starting, stragglers, verbs, waiting
 from mpips.bench.crew import Crew, Samples
 from mpips.bench.machine import describe
 from mpips.bench.report import Report, rows
@@ -23,6 +23,7 @@ GROUPS = {
     "staleness": "push and round with staleness 3 and none",
     "rings": "round through rings of blocks",
     "tables": "rounds of 1000 small tables",
+    "rows": "push, pull and round of rows of a large table, rows that are born, a take, a two-sided server of rows",
     "start": "time to the first line of work, memory of a server",
     "idle": "a server that has nothing to do, its first answer",
     "busy": "what polling takes from workers that compute",
@@ -45,12 +46,14 @@ class Options:
         groups: keys of `GROUPS`.
         repeat: rounds; one more that does not count comes first.
         servers: ranks 0 to `servers` - 1.
+        rows: of the large table.
     """
 
     sizes: Sequence[int] = (1000, 1_000_000, 10_000_000)
     groups: Sequence[str] = tuple(GROUPS)
     repeat: int = 5
     servers: int = 1
+    rows: int = 1_000_000
 
 
 def measure(comm: MPI.Intracomm, options: Options, say: Callable[[str], None] = lambda line: None) -> Report | None:
@@ -81,10 +84,10 @@ def measure(comm: MPI.Intracomm, options: Options, say: Callable[[str], None] = 
     if "start" in options.groups:
         announce(f"start, {largest} elements")
         keep(starting.start(crew, largest))
-    for size in options.sizes:
-        pieces = list(_pieces(options, size, gloo))
-        for turn in range(options.repeat + 1):
-            announce(f"{size} elements, round {turn} of {options.repeat}")
+    stages = [(size, "elements", _pieces(options, size, gloo)) for size in options.sizes]
+    for size, unit, pieces in [*stages, (options.rows, "rows", _row_pieces(options))]:
+        for turn in range(options.repeat + 1 if pieces else 0):
+            announce(f"{size} {unit}, round {turn} of {options.repeat}")
             for piece in pieces:
                 found = piece(crew, size)
                 if turn:
@@ -106,8 +109,9 @@ def measure(comm: MPI.Intracomm, options: Options, say: Callable[[str], None] = 
     crew.close()
     if not leads:
         return None
-    return Report(describe(), {"sizes": list(options.sizes), "groups": list(options.groups), "repeat": options.repeat,
-                               "servers": options.servers, "workers": workers}, rows(samples, workers, options.servers), notes)
+    done = {"sizes": list(options.sizes), "groups": list(options.groups), "repeat": options.repeat, "servers": options.servers,
+            "workers": workers, "rows": options.rows}
+    return Report(describe(), done, rows(samples, workers, options.servers), notes)
 
 
 def _pieces(options: Options, size: int, gloo: rivals.Gloo | None) -> list[Piece]:
@@ -132,6 +136,21 @@ def _pieces(options: Options, size: int, gloo: rivals.Gloo | None) -> list[Piece
     if "tables" in groups and size == max((n for n in options.sizes if n <= TABLES), default=0):
         out.append(lambda crew, n: verbs.small_tables(crew, n))
     return out
+
+
+def _row_pieces(options: Options) -> list[Piece]:
+    """What is measured in turn on a large table of rows."""
+    if "rows" not in options.groups:
+        return []
+    many = ("sgd", "adagrad", "adam")
+    out: list[Piece] = [row_limits.takes, lambda crew, n: row_limits.updates(crew, n, many), row_limits.two_sided,
+                        lambda crew, n: row_limits.two_sided(crew, n, unsorted=True)]
+    for kind in ("", "unsorted", "named"):
+        out.append(lambda crew, n, kind=kind: row_verbs.verbs(crew, n, kind=kind))  # type: ignore[misc]
+        out.append(lambda crew, n, kind=kind: row_verbs.verbs(crew, n, kind=kind, staleness=None))  # type: ignore[misc]
+    for name in many[1:]:
+        out.append(lambda crew, n, name=name: row_verbs.verbs(crew, n, optimizer=name))  # type: ignore[misc]
+    return [*out, row_verbs.births]
 
 
 def _once(options: Options, workers: int) -> list[tuple[str, Callable[[Crew], Samples]]]:

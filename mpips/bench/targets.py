@@ -47,6 +47,7 @@ class Target:
 
 SGD = " sgd 0"
 BIG = 10 * MILLION
+ROWS, BORN = 640_000, 160_000  # elements of 10 000 rows
 TARGETS = (
     Target("speed of a pull with out=, of a copy's", "copy", f"pull{SGD}", at_least=0.9, size=BIG),
     Target("seconds of a view", f"view{SGD}", "", at_most=20e-6, size=-1),
@@ -61,6 +62,11 @@ TARGETS = (
     Target("two-sided over round, 100 M", "two-sided", f"round{SGD}", at_least=2.4, size=100 * MILLION),
     Target("round over two-sided, 1000 elements", f"round{SGD}", "two-sided", at_most=2.0, size=1000),
     Target("1000 small tables over one of the same bytes", f"round of tables{SGD}", f"round{SGD}", at_most=1.5, size=BIG),
+    Target("two-sided over round of rows", "two-sided rows", f"round of rows{SGD}", at_least=2.2, size=ROWS, at=None),
+    Target("speed of a pull of rows, of a take's", "take", f"pull of rows{SGD}", at_least=0.7, size=ROWS, at=None),
+    Target("round of named rows over round of rows", f"round of named rows{SGD}", f"round of rows{SGD}", at_most=1.3, size=ROWS,
+           at=None),
+    Target("rows of 16 born in a second on a server", "born by push sgd none", "", at_least=MILLION, size=BORN, at=None),
     Target("update with SGD, over moving its bytes", "update sgd", "bytes", at_most=1.2, size=BIG, at=None),
     Target("update with Adam, over moving its bytes", "update adam", "2 bytes", at_most=1.7, size=BIG, at=None),
     Target("idle server, of a core", "idle server", "", at_most=0.05, at=None),

@@ -42,7 +42,8 @@ SUMMARY = {  # rows of a summary, and what they are called there
 def summary(reports: Sequence[Report]) -> Iterator[str]:
     """Write medians for SGD and staleness 0 as a Markdown table: a row for each case of `SUMMARY`, a column for each number of
     elements, workers and servers (one, if it is not said) that has been measured beside the two-sided server."""
-    yield f"{next(machine(reports[0].machine))}:" if reports else "nothing measured"
+    shown = [report for report in reports if any(row["what"] == "two-sided" for row in report.results)] or reports
+    yield f"{next(machine(shown[0].machine))}:" if shown else "nothing measured"
     yield ""
     found = {(row["workers"], row["servers"], row["size"], row["what"]): row["median"] for report in reports
              for row in report.results if row["optimizer"] in ("", "sgd") and row["staleness"] in ("", "0") and row["size"]}
@@ -65,7 +66,7 @@ def machine(facts: dict[str, Any]) -> Iterator[str]:
 
 def ordered(rows: Sequence[Row]) -> list[Row]:
     """Sort by size, then as `LIMITS` names them, then what comes once."""
-    names = ("copy", "bytes", "update", "update of W", "put", "get", "view", *LIMITS)
+    names = ("copy", "bytes", "update", "update of W", "take", "take unsorted", "row update", "put", "get", "view", *LIMITS)
     place = {name: k for k, name in reversed(list(enumerate(names)))}
     return sorted(rows, key=lambda row: (row["what"] not in place, row["size"], place.get(row["what"], 0)))
 

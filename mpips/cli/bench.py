@@ -21,6 +21,7 @@ def add_parser(commands: Any) -> None:
                                  description="Measure speed beside the machine's limits and beside rivals; start it with mpirun.")
     parser.add_argument("--servers", type=int, default=1, metavar="S", help="ranks that serve, the others work (default: 1)")
     parser.add_argument("--sizes", default="1k,1M,10M", metavar="N,...", help="elements of the tables (default: 1k,1M,10M)")
+    parser.add_argument("--rows", default="1M", metavar="N", help="rows of the large table, of 64 elements (default: 1M)")
     parser.add_argument("--what", default="all", metavar="GROUP,...", help="parts of the bench; 'list' names them (default: all)")
     parser.add_argument("--repeat", type=int, default=5, metavar="R", help="rounds (default: 5)")
     parser.add_argument("--json", metavar="FILE", help="keep the report")
@@ -76,14 +77,14 @@ def options_of(args: argparse.Namespace) -> Options:
         if n < 1:
             raise UsageError(f"{name} {n}: at least one is needed")
     return Options(sizes=sorted({size_of(text) for text in args.sizes.split(",")}), groups=groups, repeat=args.repeat,
-                   servers=args.servers)
+                   servers=args.servers, rows=size_of(args.rows, "--rows"))
 
 
-def size_of(text: str) -> int:
+def size_of(text: str, name: str = "--sizes") -> int:
     """Read a number of elements: 1000, 1k, 10M."""
     digits, unit = (text[:-1], UNITS[text[-1]]) if text[-1:] in UNITS else (text, 1)
     if not digits.isdecimal() or int(digits) < 1:
-        raise UsageError(f"--sizes {text!r}: a size is a number from 1, with k, M or G behind it or not")
+        raise UsageError(f"{name} {text!r}: a size is a number from 1, with k, M or G behind it or not")
     return int(digits) * unit
 
 

@@ -29,6 +29,27 @@ def test_limits_follow_each_other_or_go_on_together() -> None:
     assert limit_of(Case("view", 8, "sgd", "0"), seconds, 1) == ("", None)
 
 
+def test_limits_of_rows() -> None:
+    seconds = {Case("copy", 8): 2.0, Case("take", 8): 4.0, Case("take unsorted", 8): 5.0, Case("row update", 8, "sgd"): 3.0,
+               Case("row update", 8, "adam"): 1.0}
+    for workers in (1, 2):
+        assert limit_of(Case("pull of rows", 8, "sgd", "none"), seconds, workers) == ("take", 4.0)
+        assert limit_of(Case("push of named rows", 8, "adam", "0"), seconds, workers) == ("copy | row update", 2.0)
+        assert limit_of(Case("round of rows", 8, "sgd", "0"), seconds, workers)[1] == 7.0
+        assert limit_of(Case("round of unsorted rows", 8, "sgd", "0"), seconds, workers)[1] == 8.0
+    assert limit_of(Case("born by push", 8, "sgd", "none"), seconds, 1) == ("", None)
+
+
+def test_targets_of_rows() -> None:
+    seconds = {Case("take", 640_000): 1.0, Case("pull of rows", 640_000, "sgd", "0"): 1.25, Case("two-sided rows", 640_000): 6.0,
+               Case("round of rows", 640_000, "sgd", "0"): 3.0, Case("round of named rows", 640_000, "sgd", "0"): 3.5,
+               Case("born by push", 160_000, "sgd", "none"): 2e6}
+    found = {v.target.text: (v.value, v.short) for v in check(made(seconds)) if v.value is not None}
+    assert found == {"two-sided over round of rows": (2.0, True), "speed of a pull of rows, of a take's": (0.8, False),
+                     "round of named rows over round of rows": (pytest.approx(3.5 / 3), False),
+                     "rows of 16 born in a second on a server": (2e6, False)}
+
+
 def test_medians_and_spread() -> None:
     row, = rows({Case("copy", 8): [1.0, 2.0, 3.0, 4.0, 100.0]}, 1, 2)
     assert (row["median"], row["samples"], row["servers"]) == (3.0, 5, 2)
