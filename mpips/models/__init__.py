@@ -5,6 +5,9 @@
 | `linear` | `bias`                                              |
 | `mlp`    | `hidden`, `activation`                              |
 
+`mpips.models.dlrm` and `mpips.models.towers` are for tables of rows; they are used from code (`scripts/clicks.py`,
+`scripts/content.py`) and have no name here.
+
 >>> model = make("mlp", inputs=64, outputs=10, hidden=[32])
 >>> model.describe()["hidden"], make(**model.describe()) == model
 ([32], True)

@@ -13,19 +13,20 @@ No autograd: each layer's file states its formulas, and each runs on the arrays 
 
 | layers                       | losses                   | tools                              |
 |------------------------------|--------------------------|------------------------------------|
-| Dense, Flatten               | SoftmaxCrossEntropy, MSE | Sequential, initial                |
-| ReLU, GELU, Tanh, Sigmoid    |                          | accuracy, gradcheck                |
+| Dense, Flatten               | SoftmaxCrossEntropy, MSE | Sequential, initial, Bags          |
+| ReLU, GELU, Tanh, Sigmoid    | BinaryCrossEntropy       | accuracy, auc, gradcheck           |
 """
 
 from __future__ import annotations
 
 from mpips.nn.activations import ACTIVATIONS, GELU, Activation, ReLU, Sigmoid, Tanh
+from mpips.nn.bags import Bags
 from mpips.nn.dense import Dense
 from mpips.nn.flatten import Flatten
 from mpips.nn.gradcheck import gradcheck
 from mpips.nn.layer import Layer, Param
-from mpips.nn.losses import MSE, Loss, SoftmaxCrossEntropy
-from mpips.nn.metrics import accuracy
+from mpips.nn.losses import MSE, BinaryCrossEntropy, Loss, SoftmaxCrossEntropy
+from mpips.nn.metrics import accuracy, auc
 from mpips.nn.sequential import Sequential, initial
 
 __all__ = [
@@ -33,6 +34,8 @@ __all__ = [
     "GELU",
     "MSE",
     "Activation",
+    "Bags",
+    "BinaryCrossEntropy",
     "Dense",
     "Flatten",
     "Layer",
@@ -44,6 +47,7 @@ __all__ = [
     "SoftmaxCrossEntropy",
     "Tanh",
     "accuracy",
+    "auc",
     "gradcheck",
     "initial",
 ]

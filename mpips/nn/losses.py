@@ -54,23 +54,48 @@ class SoftmaxCrossEntropy:
 
 
 @dataclass(frozen=True)
+class BinaryCrossEntropy:
+    """-log of the probability of what came, the mean over the batch; the logit z means 1 with sigmoid(z); targets are 0 to 1.
+
+    max(z, 0) - z y + log(1 + exp(-|z|)) is the same as -y log(p) - (1 - y) log(1 - p) and overflows nowhere; the gradient is
+    (p - y) / n. A target (n,) stands for (n, 1).
+    """
+
+    def forward(self, prediction: Array, target: Array) -> tuple[Array, Array]:
+        """Return the loss, and p - y."""
+        xp = namespace(prediction, target)
+        y = xp.astype(_like(target, prediction), prediction.dtype, copy=False)
+        each = xp.maximum(prediction, xp.zeros_like(prediction)) - prediction * y + xp.log1p(xp.exp(-xp.abs(prediction)))
+        return xp.sum(each / max(prediction.size, 1)), 0.5 * (1.0 + xp.tanh(0.5 * prediction)) - y
+
+    def backward(self, cache: Array) -> Array:
+        """Return (p - y) / number of elements."""
+        return cache / max(cache.size, 1)
+
+
+@dataclass(frozen=True)
 class MSE:
     """The mean of (prediction - target)^2 over batch and outputs; a target (n,) stands for (n, 1)."""
 
     def forward(self, prediction: Array, target: Array) -> tuple[Array, Array]:
         """Return the loss and the differences."""
         xp = namespace(prediction, target)
-        shape = tuple(prediction.shape)
-        if shape != tuple(target.shape) and shape == (*target.shape, 1):
-            target = xp.reshape(target, shape)  # left to broadcasting, (n, 1) - (n,) would be (n, n)
-        if shape != tuple(target.shape):
-            raise UsageError(f"targets: shape {tuple(target.shape)}, expected {shape} like the predictions")
-        apart = prediction - xp.astype(target, prediction.dtype, copy=False)
+        apart = prediction - xp.astype(_like(target, prediction), prediction.dtype, copy=False)
         return xp.sum(apart * apart / max(apart.size, 1)), apart
 
     def backward(self, cache: Array) -> Array:
         """Return 2 (prediction - target) / number of elements."""
         return cache * (2.0 / max(cache.size, 1))
+
+
+def _like(target: Array, prediction: Array) -> Array:
+    """Return the target in the prediction's shape, or raise UsageError."""
+    shape = tuple(prediction.shape)
+    if shape != tuple(target.shape) and shape == (*target.shape, 1):
+        target = namespace(target).reshape(target, shape)  # left to broadcasting, (n, 1) - (n,) would be (n, n)
+    if shape != tuple(target.shape):
+        raise UsageError(f"targets: shape {tuple(target.shape)}, expected {shape} like the predictions")
+    return target
 
 
 def onehot(labels: Array, classes: int, *, like: Array) -> Array:

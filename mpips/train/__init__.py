@@ -12,6 +12,7 @@
 | `watch`    | what a rank tells while it runs, by `progress` and `metrics`      |
 | `evaluate` | accuracy and mean squared error                                   |
 | `predict`  | predictions from a checkpoint                                     |
+| `options`, `text`, `interactions`, `ratings`, `identifiers` | for scripts: options, words, who has what, files |
 """
 
 from __future__ import annotations

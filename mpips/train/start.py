@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -31,3 +32,18 @@ def starting() -> Iterator[None]:
         except UsageError as error:
             abort.settle(MPI.COMM_WORLD, error)
             raise
+
+
+@contextmanager
+def script() -> Iterator[None]:
+    """As `starting`, for what a script does before `run`: wrong input is one line on stderr and exit code 2, alone too."""
+    from mpips.cluster.world import environment_size
+
+    try:
+        with starting():
+            yield
+    except UsageError as error:
+        if environment_size(os.environ)[0] > 1:
+            raise  # the job's hook says it once
+        print(f"mpips: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        raise SystemExit(error.exit_code) from None

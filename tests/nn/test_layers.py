@@ -72,7 +72,7 @@ def test_backward_is_the_slope(layer, lib):
 
 
 @every_layer
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(n=st.integers(0, 4), sizes=st.lists(st.integers(1, 4), min_size=1, max_size=3), seed=st.integers(0, 99))
 def test_backward_is_the_slope_for_any_shape(layer, n, sizes, seed):
     sample = tuple(sizes[:1] if isinstance(layer, nn.Dense) else sizes)

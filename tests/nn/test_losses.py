@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mpips import nn
 from mpips.errors import UsageError
 
-CE, MSE = nn.SoftmaxCrossEntropy(), nn.MSE()
+CE, MSE, BCE = nn.SoftmaxCrossEntropy(), nn.MSE(), nn.BinaryCrossEntropy()
 
 
 def cross_entropy(logits, labels):
@@ -42,7 +42,7 @@ def test_mse_is_the_formula(lib, dtype):
     np.testing.assert_allclose(lib.get(grad), 2 * (p - t) / 15, rtol=1e-5, atol=1e-7)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(n=st.integers(0, 4), k=st.integers(1, 5), seed=st.integers(0, 99))
 def test_gradients_are_slopes(n, k, seed):
     logits, labels = logits_and_labels(n, k, seed)
@@ -55,6 +55,7 @@ def test_gradients_are_slopes(n, k, seed):
 
     nn.gradcheck(f(CE, labels), {"y": logits})
     nn.gradcheck(f(MSE, logits[::-1] + 1), {"y": logits})
+    nn.gradcheck(f(BCE, labels), {"y": logits[:, 0]})
 
 
 def test_an_empty_batch_has_loss_zero(lib, dtype):
@@ -124,3 +125,52 @@ def test_accuracy(lib):
     assert math.isnan(nn.accuracy(lib.put(np.zeros((0, 2))), lib.put([], np.int64)))
     with pytest.raises(UsageError, match="labels: shape"):
         nn.accuracy(lib.put(logits), lib.put([1, 0]))
+
+
+def test_binary_cross_entropy_is_the_formula(lib, dtype):
+    z, y = np.array([-2.0, 0.0, 3.0, 0.5]), np.array([0, 1, 1, 0])
+    loss, cache = BCE.forward(lib.put(z, dtype), lib.put(y))
+    grad = BCE.backward(cache)
+    assert lib.get(loss).dtype == lib.get(grad).dtype == dtype
+    p = 1 / (1 + np.exp(-z))
+    assert float(loss) == pytest.approx(-math.fsum(math.log(a if b else 1 - a) for a, b in zip(p, y, strict=True)) / 4, rel=1e-6)
+    np.testing.assert_allclose(lib.get(grad), (p - y) / 4, rtol=1e-5, atol=1e-8)
+    assert float(BCE.forward(lib.put(z[:, None], dtype), lib.put(y))[0]) == float(loss), "(n,) stands for (n, 1)"
+
+
+def test_binary_cross_entropy_does_not_overflow():
+    loss, cache = BCE.forward(np.array([1e4, -1e4]), np.array([0, 0]))
+    assert float(loss) == 5e3
+    assert BCE.backward(cache).tolist() == [0.5, 0.0]
+    assert float(BCE.forward(np.zeros(0), np.zeros(0))[0]) == 0
+    with pytest.raises(UsageError, match="targets"):
+        BCE.forward(np.zeros(3), np.zeros(2))
+
+
+def naive_auc(scores, labels):
+    pairs = [(p > n) + (p == n) / 2 for p, y in zip(scores, labels, strict=True) if y
+             for n, z in zip(scores, labels, strict=True) if not z]
+    return sum(pairs) / len(pairs) if pairs else math.nan
+
+
+@settings(max_examples=100)
+@given(rows=st.lists(st.tuples(st.integers(-3, 3), st.booleans()), max_size=12))
+def test_auc_counts_pairs_and_ties_half(rows):
+    scores, labels = [float(s) for s, _ in rows], [int(y) for _, y in rows]
+    assert nn.auc(np.array(scores), np.array(labels, np.int64)) == pytest.approx(naive_auc(scores, labels), nan_ok=True, abs=1e-15)
+
+
+def test_auc_on_any_library(lib, dtype):
+    scores, labels = np.random.default_rng(0).integers(0, 9, 50) / 8, np.random.default_rng(1).integers(0, 2, 50)
+    expected = naive_auc(scores.tolist(), labels.tolist())
+    assert nn.auc(lib.put(scores, dtype), lib.put(labels)) == pytest.approx(expected, abs=1e-15)
+    assert nn.auc(lib.put([0.5, 0.1], dtype), lib.put([1.0, 0.0], dtype)) == 1
+
+
+def test_auc_of_what_has_none():
+    assert math.isnan(nn.auc(np.array([0.5, np.nan]), np.array([0, 1])))
+    assert math.isnan(nn.auc(np.zeros(3), np.zeros(3)))
+    with pytest.raises(UsageError, match="labels: shape"):
+        nn.auc(np.zeros(3), np.zeros(2))
+    with pytest.raises(UsageError, match="0 or 1"):
+        nn.auc(np.zeros(2), np.array([1, 2]))

@@ -60,7 +60,7 @@ def test_predict_is_the_forward_pass(lib, dtype):
     np.testing.assert_allclose(out, h @ params["out.w"] + params["out.b"], rtol=1e-4, atol=1e-5)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(n=st.integers(0, 4), sizes=st.lists(st.integers(1, 4), min_size=1, max_size=3), seed=st.integers(0, 99),
        kind=st.sampled_from(sorted(nn.ACTIVATIONS)))
 def test_gradients_are_slopes(n, sizes, seed, kind):
