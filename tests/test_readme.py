@@ -22,9 +22,9 @@ QUOTED = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", TEXT, flags=re.S))
 PICTURE = re.compile(r"[|+^]|--")
 
 
-def example() -> str:
-    (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.S)
-    return str(code)
+def example(number: int = 0) -> str:
+    dense, rows = re.findall(r"```python\n(.*?)```", TEXT, re.S)
+    return str((dense, rows)[number])
 
 
 def commands(program: str) -> list[list[str]]:
@@ -48,6 +48,16 @@ def test_the_example_runs_as_written(tmp_path: Path, ranks: int) -> None:
     for worker in weights:
         assert worker == weights[0], "BSP: all workers read the same"
         assert worker == pytest.approx([1, -2, 3], abs=2e-3)
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_the_example_of_rows_runs_as_written(tmp_path: Path, ranks: int) -> None:
+    demo = tmp_path / "rows.py"
+    demo.write_text(example(1))
+    done = (mpirun(ranks, demo, cwd=tmp_path) if ranks > 1 else
+            start([sys.executable, str(demo)], env=environment(), cwd=tmp_path, timeout=60))
+    assert done.code == 0, done
+    assert max(ast.literal_eval(done.out.strip())) < 0.1, "the rows have been fitted; at first the error is about 1"
 
 
 def test_the_example_has_the_length_that_it_claims() -> None:
