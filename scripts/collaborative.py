@@ -18,8 +18,9 @@ from mpips.sampling import Sampler
 from mpips.train import Order
 from mpips.train.identifiers import standard_library
 from mpips.train.interactions import Interactions, popularity, recall, svd
-from mpips.train.options import Options, told_once
+from mpips.train.options import Options
 from mpips.train.ratings import ratings
+from mpips.train.start import script
 
 parser = Options(prog="collaborative.py", description="Matrix factorisation and neural collaborative filtering.")
 parser.add_argument("--model", choices=["softmax", "bpr", "ncf"], default="softmax",
@@ -119,7 +120,7 @@ def scores(ps: mpips.Worker):
 
 
 if __name__ == "__main__":
-    with told_once():
+    with script():
         parser.set_defaults(**OTHERWISE[parser.parse_args().model])
         options = parser.parse_args()
         data: Interactions = ratings(options.ratings, least=options.rating) if options.ratings else standard_library()

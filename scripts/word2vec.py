@@ -14,7 +14,8 @@ from mpips.models.skipgram import skipgram
 from mpips.sampling import Sampler
 from mpips.train import Order
 from mpips.train.data import permutation
-from mpips.train.options import Options, told_once
+from mpips.train.options import Options
+from mpips.train.start import script
 from mpips.train.text import Pairs, Text, nearest_words, reference
 
 parser = Options(prog="word2vec.py", description="Skip-gram on the text of Python's language reference.")
@@ -71,7 +72,7 @@ def told_apart(center: np.ndarray, context: np.ndarray) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    with told_once():
+    with script():
         options = parser.parse_args()
         train, held = Text.of(reference(), options.least).split(0.05, options.seed)
         keep = mpips.Checkpoints(options.checkpoint, every=options.every, resume="auto") if options.checkpoint else None

@@ -19,6 +19,7 @@ from mpips.server import Server
 from mpips.server.mailboxes import Mailboxes
 from mpips.server.saving import Cut, Piece, RowPiece
 from mpips.table import Dense, Rows, Table
+from mpips.transport import plan as plan_of_memory
 from mpips.transport.base import Backoff
 from mpips.transport.explore import Explorer
 from mpips.transport.model import World
@@ -26,7 +27,7 @@ from mpips.transport.places import Endpoint, Window
 from mpips.transport.plan import Plan, make_plan
 from mpips.transport.shared import Shared
 from mpips.transport.words import END, NEVER, Map, Words
-from mpips.worker import Reader, Worker
+from mpips.worker import Reader, Worker, row_push
 from mpips.worker.group import Group
 from mpips.worker.link import Link
 from mpips.worker.neighbours import Desk, Neighbours
@@ -36,6 +37,14 @@ def small_blocks(patch: pytest.MonkeyPatch, block: int = 64, whole: int = 64) ->
     """Let small tables have many blocks and lie on many servers; `block` is a multiple of a cache line, as in life."""
     patch.setattr(layout, "BLOCK", block)
     patch.setattr(layout, "WHOLE", whole)
+
+
+def small_logs(patch: pytest.MonkeyPatch) -> None:
+    """Let a push of rows have several pieces, a log soon be full, and answers come a few rows at a time."""
+    small_blocks(patch)
+    patch.setattr(plan_of_memory, "LOG", 1 << 12)
+    patch.setattr(plan_of_memory, "ANSWER", 300)
+    patch.setattr(row_push, "PIECE", 200)
 
 
 def build(tables: list[Dense], work: Callable[[Worker], Any], *, workers: int = 2, servers: int = 1, readers: int = 0,

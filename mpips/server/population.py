@@ -36,10 +36,9 @@ class Population:
     """The rows of one table on one server.
 
     Attributes:
-        owners: (room,) int64, the id of each row that lives, and something else where none does.
+        owners: (room,) int64, the id of each row that lives, `NOBODY` where one has died.
         lives: (room,) bool.
-        seen: (room,) int64, clock of each row's last push, or of its birth if nobody asks for that.
-        counts: rows born, dead and pushes of rows not admitted so far.
+        seen: (room,) int64, clock of each row's last push.
     """
 
     def __init__(self, table: Rows, owners: Array, server: int, seed: int) -> None:
@@ -57,7 +56,6 @@ class Population:
         self._swept = 0
         self._now = 0
         self._times: dict[int, tuple[int, int]] = {}  # by worker, its last clock and how many pushes of it came before
-        self.counts = {"born": 0, "dead": 0, "refused": 0}
 
     def __len__(self) -> int:
         return len(self._directory)
@@ -93,12 +91,9 @@ class Population:
             else:
                 chosen.append(ids)
         chosen = [ids for ids in chosen if len(ids)]
-        born = np.empty(0, np.int64)
-        if chosen:  # those of one push are all different and ascend
-            born = chosen[0] if len(chosen) == 1 else np.unique(np.concatenate(chosen))
-        if table.admit != 1:
-            self.counts["refused"] += sum(int(np.isin(ids, born, invert=True).sum()) for ids in pushes)
-        return born
+        if len(chosen) == 1:  # those of one push are all different and ascend
+            return chosen[0]
+        return np.unique(np.concatenate(chosen)) if chosen else np.empty(0, np.int64)
 
     def enter(self, ids: Array, clock: int) -> Array:
         """Give rows to new ids, for which there is room; return them."""
@@ -110,19 +105,13 @@ class Population:
         self._directory.insert(ids, at)
         self.lives[at] = True
         self.seen[at] = clock
-        self.counts["born"] += len(ids)
         return at
-
-    def saw(self, at: Array, clock: int) -> None:
-        """Take note of a push of these rows."""
-        self.seen[at] = clock
 
     def leave(self, at: Array) -> None:
         """Take rows from their ids; the caller makes their owners something else."""
         self._directory.remove(self.owners[at])
         self.lives[at] = False
         self._free += at.tolist()
-        self.counts["dead"] += len(at)
 
     def old(self, clock: int) -> Array:
         """Rows that have outlived their time; looked for every now and then, by the clock alone."""

@@ -81,11 +81,11 @@ class RowTable:
         """Give the rows their first values, or those of a checkpoint."""
         self.marks[:] = 0
         if restored is not None:
-            self._begin = max(restored.clocks, default=0)
+            clock = max(restored.clocks, default=0)
             for piece in restored.rows(self.table, self._server, self._servers):
-                self._restore(piece)
+                self._restore(piece, clock)
             if self.population is not None:
-                self.population.resume(self._begin)
+                self.population.resume(clock)
         elif self.population is None:
             for lo, hi in _chunks(len(self.marks), self.table):
                 self.values[lo:hi] = self._initial(self._ids(lo, hi))
@@ -99,8 +99,8 @@ class RowTable:
         table = self.table
         return table.init.rows(table.name, (table.rows, table.dim), table.np_dtype, seed=self._seed, ids=ids)
 
-    def _restore(self, piece: RowPiece) -> None:
-        """Take from a piece of a checkpoint what belongs here."""
+    def _restore(self, piece: RowPiece, clock: int) -> None:
+        """Take from a piece of a checkpoint of this clock what belongs here."""
         if self.population is None:
             mine = np.flatnonzero(piece.ids % self._servers == self._server)
             at = piece.ids[mine] // self._servers
@@ -110,7 +110,7 @@ class RowTable:
                 self.population.check(len(mine))
             else:  # saved by more servers, which had a little more room
                 mine = mine[: len(self.population.owners)]
-                gone = self.population.surplus(len(mine), np.empty(0, np.int64), lambda: self._worth(self._begin))
+                gone = self.population.surplus(len(mine), np.empty(0, np.int64), lambda: self._worth(clock))
                 self.population.leave(gone)
                 self.population.owners[gone] = NOBODY
             at = self.population.enter(piece.ids[mine], 0)
@@ -121,7 +121,7 @@ class RowTable:
         for name, slot in zip(self.fold.names, self.slots, strict=True):
             slot[at] = piece.slots[name][mine]
         if self._folded is not None:
-            self._folded[at] = piece.slots[FOLDED][mine] if FOLDED in piece.slots else self._begin - 1
+            self._folded[at] = piece.slots[FOLDED][mine] if FOLDED in piece.slots else clock - 1
 
     def find(self, ids: Array) -> Array:
         """Return where rows lie, as clients name them (ids may repeat), -1 of those that do not live."""
@@ -188,7 +188,7 @@ class RowTable:
                 if len(left) < len(at):  # some were not admitted
                     at, p = at[left], Piece(p.number, at[left], p.values[left], 0)
                 out[-1].append(Batch(p, 0, len(at), at))
-                people.saw(at, now)
+                people.seen[at] = now
         return [batches for batches in out if batches]
 
     def _bear(self, transport: Transport, people: Population, ids: Array, clock: int, keep: Array) -> Array:

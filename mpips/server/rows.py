@@ -32,7 +32,7 @@ class RowFolds:
     def fold(self, job: Job) -> int:
         """Fold the next batch of a job; return its bytes."""
         t, store, span, begin = self._transport, self._store, job.todo[-1], time.perf_counter()
-        rows, version = store.rows[job.tables[0]], store.version(job.todo[-1].lo) + 1
+        rows, version = store.rows[job.tables[0]], store.version(span.lo) + 1
         if job.batches is None:
             store.mark(span, BEGIN, version)
             t.sync()

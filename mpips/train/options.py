@@ -1,17 +1,12 @@
-"""What scripts share: an options parser whose errors are one line, and an end with exit code 2 that all ranks tell once."""
+"""What scripts share: an options parser whose errors are UsageErrors, to be told by `mpips.train.start.script`."""
 
 from __future__ import annotations
 
 import argparse
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NoReturn
 
 from mpips import optim
 from mpips.errors import UsageError
-from mpips.train.start import starting
 
 
 class Options(argparse.ArgumentParser):
@@ -63,18 +58,3 @@ def _staleness(given: str) -> int | None:
     if not given.isdecimal():
         raise argparse.ArgumentTypeError(f"{given!r} is neither none nor a whole number from 0")
     return int(given)
-
-
-@contextmanager
-def told_once() -> Iterator[None]:
-    """Let a UsageError in the block end the job with one line on stderr and exit code 2, with or without mpirun."""
-    from mpips.cluster.world import environment_size
-
-    try:
-        with starting():
-            yield
-    except UsageError as error:
-        if environment_size(os.environ)[0] > 1:
-            raise  # the hook of `starting` says it
-        print(f"mpips: error: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from None

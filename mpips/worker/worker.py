@@ -129,7 +129,7 @@ class Worker(Client):
         self._link.boundary()
         parts = [*self._row_sums.pop(name, ()), (ids.reshape(-1), values)]
         if more:
-            parts[-1] = parts[-1][0].copy(), parts[-1][1].copy()
+            parts[-1] = parts[-1][0], values.copy()  # the ids are a copy already
             self._row_sums[name] = parts
             return PushHandle(None)
         if len(parts) > 1:

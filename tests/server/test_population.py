@@ -8,19 +8,15 @@ import numpy as np
 import pytest
 
 from mpips import init, optim
-from mpips.transport import plan
-from mpips.worker import row_pull, row_push
-from tests.playing import Recorder, play, small_blocks
+from mpips.worker import row_pull
+from tests.playing import Recorder, play, small_logs
 from tests.server.test_rows import bsp
 from tests.server.test_rows import table as of_rows
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    small_blocks(monkeypatch)
-    monkeypatch.setattr(plan, "LOG", 1 << 12)
-    monkeypatch.setattr(plan, "ANSWER", 300)
-    monkeypatch.setattr(row_push, "PIECE", 200)
+    small_logs(monkeypatch)
 
 
 def table(**options: Any) -> Any:

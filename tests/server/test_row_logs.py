@@ -11,16 +11,13 @@ from mpips import Dense, init, optim
 from mpips.server import server
 from mpips.transport import plan
 from mpips.worker import row_push
-from tests.playing import Recorder, play, small_blocks
+from tests.playing import Recorder, play, small_blocks, small_logs
 from tests.server.test_rows import table
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    small_blocks(monkeypatch)
-    monkeypatch.setattr(plan, "LOG", 1 << 12)
-    monkeypatch.setattr(plan, "ANSWER", 300)
-    monkeypatch.setattr(row_push, "PIECE", 200)
+    small_logs(monkeypatch)
 
 
 @pytest.mark.parametrize("named", [False, True])

@@ -13,10 +13,8 @@ from hypothesis import strategies as st
 from mpips import Dense, Rows, init, optim
 from mpips.errors import MpipsError, NonFiniteGradient, ProtocolError, UsageError
 from mpips.server import logs
-from mpips.transport import plan
-from mpips.worker import row_push
 from tests.oracle import NaiveRows
-from tests.playing import Recorder, build, play, small_blocks
+from tests.playing import Recorder, build, play, small_logs
 
 RULES = [optim.SGD(lr=0.1), optim.Adagrad(lr=0.1), optim.Adam(lr=0.1, clip=0.5), optim.FTRL(lr=0.1, l1=0.01),
          optim.Momentum(lr=0.1, weight_decay=0.1)]
@@ -25,10 +23,7 @@ RULES = [optim.SGD(lr=0.1), optim.Adagrad(lr=0.1), optim.Adam(lr=0.1, clip=0.5),
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small pieces and logs, so that a push has several and a log is soon full."""
-    small_blocks(monkeypatch)
-    monkeypatch.setattr(plan, "LOG", 1 << 12)
-    monkeypatch.setattr(plan, "ANSWER", 300)
-    monkeypatch.setattr(row_push, "PIECE", 200)
+    small_logs(monkeypatch)
 
 
 def table(name: str = "t", rows: int | None = 23, dim: int = 3, **options: Any) -> Rows:
