@@ -13,6 +13,7 @@ from mpips.errors import UnknownTable, UsageError
 from mpips.server.catalogue import decode, table_of
 from mpips.table import Rows
 from mpips.trace import span
+from mpips.transport.base import Array
 from mpips.transport.words import CATALOGUE_BYTES, CLOCK, CREATED, DONE, END
 from mpips.worker.arrays import deliver, target
 from mpips.worker.contribution import AnyPush
@@ -57,7 +58,8 @@ class Client:
 
     @property
     def stats(self) -> dict[str, float]:
-        """Counts, bytes and seconds so far (pulls, pushes, pull_bytes, push_bytes, ..._seconds, retries, skipped)."""
+        """Counts, bytes and seconds so far (pulls, pushes, pull_bytes, push_bytes, ..._seconds, retries, skipped, and
+        cache_hits and cache_misses in rows, see `Worker.cache`)."""
         return dict(self._link.stats)
 
     @overload
@@ -128,9 +130,12 @@ class Client:
             values = np.empty((ids.size, table.dim), table.np_dtype)
             result = pooled(self._device, bags, values)
         self._link.boundary()
-        pull = RowPull(self._link, group, ids.reshape(-1), values)
+        pull = self._row_pull(group, ids.reshape(-1), values)
         self._remember(pull, group)
         return PullHandle(pull, result)
+
+    def _row_pull(self, group: Group, ids: Array, out: Array) -> Pull:
+        return RowPull(self._link, group, ids, out)
 
     def _remember(self, pull: Pull, group: Group) -> None:
         """Take note of a pull that must be over before the clock."""

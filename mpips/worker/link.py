@@ -91,7 +91,8 @@ class Link:
     boundary: Callable[[], None] = lambda: None  # called by verbs at the beginning of a clock; see Clocks
     hurry: Callable[[int], None] = lambda clock: None  # called while the others must come to a clock; see Clocks
     stats: dict[str, float] = field(default_factory=lambda: dict.fromkeys(
-        ("pulls", "pushes", "pull_bytes", "push_bytes", "pull_seconds", "push_seconds", "wait_seconds", "retries", "skipped"), 0))
+        ("pulls", "pushes", "pull_bytes", "push_bytes", "pull_seconds", "push_seconds", "wait_seconds", "retries", "skipped",
+         "cache_hits", "cache_misses"), 0))
 
     def __post_init__(self) -> None:
         self.declared = len(self.plan.layout.tables)  # tables given to run(); the others were created later

@@ -30,16 +30,20 @@ def log_of(link: Link, server: int) -> Ring:
 
 
 class RowPush(RingPush):
-    """A push of rows `ids`, (n,) int64, with their gradients, (n, dim)."""
+    """A push of rows `ids`, (n,) int64, with their gradients, (n, dim).
+
+    Attributes:
+        ids: all different, ascending.
+    """
 
     new_ring = staticmethod(log_of)
     tail = LOG_TAIL
 
     def __init__(self, link: Link, group: Group, ids: Array, gradient: Array) -> None:
         self._table = cast(Rows, group.states[0].table)
-        self._ids, gradient = distinct(ids, gradient)
+        self.ids, gradient = distinct(ids, gradient)
         super().__init__(link, group, [gradient])
-        self.nbytes = gradient.nbytes + self._ids.nbytes
+        self.nbytes = gradient.nbytes + self.ids.nbytes
 
     @property
     def _rings(self) -> dict[int, Ring]:
@@ -59,7 +63,7 @@ class RowPush(RingPush):
             return {}
         (gradient,) = self._gradients
         assert gradient is not None
-        return {part.server: self._pieces(part, gradient) for part in parts_of(self._table, self._ids, self._link.plan.servers)}
+        return {part.server: self._pieces(part, gradient) for part in parts_of(self._table, self.ids, self._link.plan.servers)}
 
     def _pieces(self, part: Part, gradient: Array) -> deque[Piece]:
         values = gradient if part.places is None else gradient[part.places]

@@ -9,6 +9,8 @@
     with ps.view("w") as w: ...           read-only, no copy where the table lies whole on this node (staleness 0)
     with ps.gradients("w") as g: ...      the mailbox's own memory, pushed when the block ends
     ps.ipull, ps.ipush, ps.ipushpull      the same with handles: test(), wait()
+    ps.cache("user", rows=10_000)         this worker keeps rows that it has pulled, while they are new enough
+    ps.intent("user", ids, at_clock=7)    rows that it will want: fetched into its cache before
     ps.barrier(), ps.save()               all workers meet; a checkpoint after this clock
     ps.create(table)                      a table that comes later, in reserved space
 """
@@ -26,16 +28,20 @@ from mpips.table import Dense, Table
 from mpips.transport.base import Array
 from mpips.transport.plan import check_ring
 from mpips.transport.words import CATALOGUE, CREATE, CREATE_DONE, CREATED, SPOOL
+from mpips.worker.ahead import Ahead, Intent
 from mpips.worker.arrays import flat
 from mpips.worker.client import Client
 from mpips.worker.clocks import Clocks
 from mpips.worker.contribution import AnyPush, begin_push
 from mpips.worker.device import Device
+from mpips.worker.group import Group
 from mpips.worker.handles import PullHandle, PushHandle, SaveHandle
 from mpips.worker.link import Link
 from mpips.worker.neighbours import Neighbours
 from mpips.worker.pool import bags_of
+from mpips.worker.pull import Pull
 from mpips.worker.push import check_open
+from mpips.worker.row_cache import CachedPull, RowCache, new_cache
 from mpips.worker.row_push import RowPush
 from mpips.worker.rows import gradient_of, ids_of, rows_table
 from mpips.worker.views import Gradients
@@ -55,6 +61,8 @@ class Worker(Client):
         self._requests = 0
         self._sums: dict[str, Array] = {}  # by table, what `push(more=True)` has added up
         self._row_sums: dict[str, list[tuple[Array, Array]]] = {}  # by table of rows, ids and gradients of `push(more=True)`
+        self._caches: dict[int, RowCache] = {}  # by table
+        self._ahead = Ahead(link)
 
     @overload
     def push(self, table: str, gradient: Any, *, more: bool = False, rows: Any = None, pool: str | None = None,
@@ -135,7 +143,61 @@ class Worker(Client):
         if len(parts) > 1:
             ids, values = np.concatenate([ids for ids, _ in parts]), np.concatenate([values for _, values in parts])
         self._settle()
-        return self._sent(RowPush(self._link, group, ids.reshape(-1), values))
+        push = RowPush(self._link, group, ids.reshape(-1), values)
+        if (cache := self._caches.get(group.lo)) is not None:
+            cache.pushed(push.ids, self._link.now)
+        self._ahead.step()
+        return self._sent(push)
+
+    def _row_pull(self, group: Group, ids: Array, out: Array) -> Pull:
+        if (cache := self._caches.get(group.lo)) is None:
+            return super()._row_pull(group, ids, out)
+        self._ahead.finish(group)
+        pull = CachedPull(self._link, group, ids, out, cache)
+        self._link.stats["cache_hits"] += pull.hits
+        self._link.stats["cache_misses"] += len(ids) - pull.hits
+        return pull
+
+    def cache(self, table: str, rows: int, *, keep: str = "lru", clocks: int | None = None, own: bool = True) -> None:
+        """Keep rows of a table that this worker pulls, and take them from there while they are new enough for its staleness.
+
+        Worth its while where servers are on other nodes, and rows are pulled more often than pushed.
+
+        Args:
+            rows: how many, at most.
+            keep: "lru" or "lfu": what goes when there is no room was used longest ago, or least often.
+            clocks: of a table with staleness None, how many clocks a row may be used after it was read.
+            own: whether a pull sees all that this worker has pushed, so that what it pushes is not kept. If not, its own pushes
+                may be missing as long as those of others.
+
+        Raises:
+            UnknownTable, UsageError: no such table, or not one of rows; other values than these.
+
+        >>> ps.cache("item", rows=50_000, keep="lfu")                                 # doctest: +SKIP
+        >>> ps.stats["cache_hits"], ps.stats["cache_misses"]                          # doctest: +SKIP
+        """
+        state = self._state(table)
+        self._caches[state.number] = new_cache(rows_table(state.table, "cache()"), rows, keep, clocks, own=own)
+
+    def intent(self, table: str, rows: Any, at_clock: int) -> None:
+        """Say that these rows will be wanted in a clock: they are fetched into the table's cache as soon as that makes sense.
+
+        Args:
+            rows: ids, of any shape.
+            at_clock: the current clock or a later one. With staleness 0 the fetch begins with that clock, else before.
+
+        Raises:
+            UnknownTable, UsageError: no such table or row; the table has no `cache`; the clock is over.
+
+        >>> ps.intent("item", rows=next_ids, at_clock=ps.now + 1)                     # doctest: +SKIP
+        """
+        group = self._group((table,))
+        ids = ids_of(self._device, rows_table(group.states[0].table, "intent()"), rows, "pull")
+        if (cache := self._caches.get(group.lo)) is None:
+            raise UsageError(f"table '{table}': intent() fetches rows into a cache; call cache() first")
+        if isinstance(at_clock, bool) or not isinstance(at_clock, (int, np.integer)) or at_clock < self.now:
+            raise UsageError(f"table '{table}': intent() for clock {at_clock!r}, in clock {self.now}")
+        self._ahead.add(Intent(group, cache, ids.reshape(-1), int(at_clock)))
 
     def pushpull(self, gradients: Arrays) -> dict[str, Any]:
         """Push all, `clock()`, pull all; returns the new values by name."""
@@ -169,7 +231,9 @@ class Worker(Client):
         for pull in self._reading:
             pull.wait()  # the copy of this clock may be written over once this worker is in the next
         self._reading = []
-        return self._clocks.tick()
+        now = self._clocks.tick()
+        self._ahead.step()
+        return now
 
     def barrier(self) -> None:
         """Wait until every worker that has not ended is here."""

@@ -1,6 +1,7 @@
 """Steps of pull rows, push rows, clock; worker 0 prints the final values as hexadecimal bytes.
 
-Arguments: a JSON object with servers, clocks (of each worker), and optionally nodes, staleness, directory, every, resume, readers.
+Arguments: a JSON object with servers, clocks (of each worker), and optionally nodes, staleness, directory, every, resume, readers,
+cache (rows that each worker keeps of each table; then it also announces what it will want).
 """
 
 import json
@@ -19,12 +20,17 @@ def main() -> None:
     tables = workload.tables(options.get("staleness", 0))
 
     def work(ps: mpips.Worker) -> dict[str, str]:
+        for table in tables if "cache" in options else ():
+            ps.cache(table.name, options["cache"], keep="lfu" if table.name == "item" else "lru")
         for clock in range(ps.now, options["clocks"][ps.index % len(options["clocks"])]):
             for table in tables:
                 ids = workload.batch(table.name, ps.index, clock)
+                if "cache" in options:
+                    ps.intent(table.name, workload.batch(table.name, ps.index, clock + 1), at_clock=clock + 1)
                 values = ps.pull(table.name, rows=ids)
                 ps.push(table.name, workload.gradient(table.name, values, clock), rows=ids)
             ps.clock()
+        assert ("cache" in options) == (ps.stats["cache_hits"] > 0)
         return {t.name: ps.pull(t.name, rows=workload.ids_of(t.name)).tobytes().hex() for t in tables}
 
     def read(ps: mpips.Reader) -> None:

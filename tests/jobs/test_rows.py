@@ -54,6 +54,11 @@ def test_the_bits_are_those_of_dictionaries(servers: int, nodes: str) -> None:
     same(job(servers=servers, nodes=nodes, readers=1), expected(CLOCKS))
 
 
+@pytest.mark.parametrize("nodes", ["real", "single"])
+def test_with_rows_kept_and_announced_the_bits_are_the_same(nodes: str) -> None:
+    same(job(servers=2, nodes=nodes, cache=100), expected(CLOCKS))
+
+
 def test_resumed_on_another_number_of_servers(tmp_path: Path) -> None:
     """The bits of an uninterrupted run; the checkpoint holds each row that was born, with its slots and folds."""
     job(servers=2, clocks=[4, 4], directory=str(tmp_path), every=4)
