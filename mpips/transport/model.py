@@ -1,7 +1,7 @@
 """A weak memory under a scheduler, for tests: all ranks in one process, and the worst that MPI's "separate" model allows.
 
 - Each window has a public copy, which puts and gets reach, and a private one, which its server loads and stores (MPI 4.1, 12.4).
-  `sync` brings the two together; before that any part may pass over at any time, or not.
+  `sync` brings the two together, part by part in any order; before that any part may pass over at any time, or not.
 - A put is cut into pieces that become visible in any order, at any time up to `flush`; a get reads its pieces likewise.
 - Words that are loaded together are each whole, but not of one moment.
 - Between any two accesses any other rank may run, and some are much slower than others.
@@ -139,19 +139,38 @@ class World:
             part = parts[number]
             at = part.start + self.random.randrange(max((part.stop - part.start) // WORD, 1)) * WORD
             size = WORD << self.random.randrange(8)
-            self._pass(server, slice(at, min(at + size, part.stop)), number < len(self._mine[server]))
+            self.passed(server, slice(at, min(at + size, part.stop)), out=number < len(self._mine[server]))
 
-    def _pass(self, server: int, part: slice, out: bool) -> None:
+    def glimpse(self, server: int, word: int, count: int) -> None:
+        """Let a server see words of others at once, maybe, and nothing of what was written before them."""
+        lo, hi = word * WORD, (word + count) * WORD
+        if not self.random.randrange(4) and any(part.start <= lo and hi <= part.stop for part in self._theirs[server]):
+            self.passed(server, slice(lo, hi), out=False)
+
+    def passed(self, server: int, part: slice, *, out: bool) -> None:
+        """Bring a part of what its server writes (`out`) or reads to where the window's two copies are the same."""
         source, target = self.private[server][part], self.public[server][part]
         self.copy(source, target) if out else self.copy(target, source)
+
+    def begin_sync(self, server: int) -> list[slice]:
+        """Return the parts that its server has changed, in any order, if this sync is a slow one: each may pass at its own time."""
+        if self.random.randrange(4):
+            return []
+        parts = []
+        for part in self._mine[server]:
+            if not np.array_equal(self.private[server][part], self.public[server][part]):
+                cut = part.start + self.random.randrange((part.stop - part.start) // WORD + 1) * WORD
+                parts += [slice(part.start, cut), slice(cut, part.stop)]
+        self.random.shuffle(parts)
+        return parts[1:]
 
     def sync(self, server: int) -> None:
         """Bring a window's two copies together."""
         for part in self._mine[server]:
-            self._pass(server, part, True)
+            self.passed(server, part, out=True)
         if self._news[server]:
             for part in self._theirs[server]:
-                self._pass(server, part, False)
+                self.passed(server, part, out=False)
             self._news[server] = False
 
     def _settle(self) -> None:
@@ -232,6 +251,8 @@ class Endpoint:
 
     def loads(self, server: int, word: int, count: int) -> Array:
         self._turn()
+        if server == self._server:
+            self._world.glimpse(server, word, count)
         memory = self._memory(server)[word * WORD : (word + count) * WORD].view(np.int64)
         out = np.array(memory)
         late = self._world.random.getrandbits(count) if count > 1 and self._world.random.getrandbits(1) else 0
@@ -259,6 +280,10 @@ class Endpoint:
     def sync(self) -> None:
         if self._server is not None:
             self._turn()
+            for part in self._world.begin_sync(self._server):
+                self._world.passed(self._server, part, out=True)
+                for _ in range(1 << self._world.random.randrange(8)):  # long enough for another to read many rows
+                    self._turn()
             self._world.sync(self._server)
 
     def near(self, server: int) -> bool:
