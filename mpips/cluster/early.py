@@ -33,6 +33,9 @@ def end_job(kind: type[BaseException], error: BaseException, trace: TracebackTyp
     sys.stdout.flush()
     sys.stderr.flush()
     signal.alarm(LIMIT)
-    from mpi4py import MPI
+    from mpips.cluster.pmi import short_requests
+
+    with short_requests():
+        from mpi4py import MPI
 
     MPI.COMM_WORLD.Abort(error.exit_code if isinstance(error, MpipsError) else FAILED)

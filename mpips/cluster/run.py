@@ -143,9 +143,10 @@ def run(work: Callable[[Worker], Any], tables: Sequence[Table], *, servers: int 
     >>> run(lambda ps: ps.workers, [])                                                # doctest: +SKIP
     [1]
     """
-    from mpi4py import MPI
+    from mpips.cluster import abort, pmi, world
 
-    from mpips.cluster import abort, world
+    with pmi.short_requests():
+        from mpi4py import MPI
 
     comm = MPI.COMM_WORLD
     with abort.installed(comm):

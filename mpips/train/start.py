@@ -22,9 +22,10 @@ def starting() -> Iterator[None]:
     if environment_size(os.environ)[0] <= 1:
         yield
         return
-    from mpi4py import MPI
+    from mpips.cluster import abort, pmi
 
-    from mpips.cluster import abort
+    with pmi.short_requests():
+        from mpi4py import MPI
 
     with abort.installed(MPI.COMM_WORLD):
         try:

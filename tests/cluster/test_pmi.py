@@ -1,0 +1,61 @@
+"""What stands between a rank and Slurm while MPI starts."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from mpips.cluster.pmi import LONGEST, short_requests
+
+READ = 1024  # bytes that Slurm reads of a line
+MAXES = b"cmd=maxes rc=0 kvsname_max=256 keylen_max=64 vallen_max="
+
+
+@pytest.fixture
+def ends(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Give Slurm's and the rank's end, before MPI has started."""
+    monkeypatch.delitem(sys.modules, "mpi4py.MPI", raising=False)
+    slurm, rank = socket.socketpair()
+    with slurm, rank:
+        slurm.settimeout(10)
+        yield slurm, rank
+
+
+def says(sender: socket.socket, receiver: socket.socket, line: bytes) -> bytes:
+    sender.sendall(line)
+    return receiver.recv(4096)
+
+
+def test_a_value_is_shorter_and_all_else_is_as_it_was(ends: tuple[socket.socket, socket.socket]) -> None:
+    slurm, rank = ends
+    with short_requests({"PMI_FD": str(rank.fileno()), "SLURM_STEP_ID": "0"}):
+        assert says(rank, slurm, b"cmd=get_maxes\n") == b"cmd=get_maxes\n"
+        assert says(slurm, rank, MAXES + b"1024\n") == MAXES + LONGEST + b"\n"
+        for line in (MAXES + b"512\n", b"cmd=get_result rc=0 value=vallen_max=1024\n", b"36    cmd=kvs-get-response;rc=0;"):
+            assert says(slurm, rank, line) == line
+        put = b"cmd=put value=" + b"5A" * 505 + b"\n"
+        assert says(rank, slurm, put) == put
+    assert says(rank, slurm, b"cmd=finalize\n") == b"cmd=finalize\n"
+    assert says(slurm, rank, MAXES + b"1024\n") == MAXES + b"1024\n"  # it is Slurm itself again
+
+
+def test_the_longest_line_is_read_at_once() -> None:
+    head = f"cmd=put kvsname={2**32 - 1}.{2**32 - 1} key={'k' * 49} value="  # MPICH has room for 49 letters
+    assert int(LONGEST) % 2 == 0
+    assert len(head) + int(LONGEST) + len("\n") <= READ
+
+
+@pytest.mark.parametrize("environ", [{}, {"PMI_FD": "987654"}, {"PMI_FD": "", "SLURM_STEP_ID": "0"}, {"SLURM_STEP_ID": "0"}])
+def test_without_slurms_socket_nothing_is_done(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "mpi4py.MPI", raising=False)
+    with short_requests(environ):
+        pass
+
+
+def test_after_mpi_has_started_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mpi4py.MPI", sys)
+    with short_requests({"PMI_FD": "987654", "SLURM_STEP_ID": "0"}):
+        pass
