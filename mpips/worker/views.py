@@ -7,12 +7,14 @@ from types import TracebackType
 import numpy as np
 
 from mpips.transport.base import Array
-from mpips.transport.words import BLOCK_WORDS, VERSION
+from mpips.transport.words import BLOCK_WORDS, TICK0, VERSION
 from mpips.worker.contribution import begin_push
 from mpips.worker.link import Link, TableState
 from mpips.worker.neighbours import Neighbours
 from mpips.worker.pull import Pull, chosen
 from mpips.worker.push import check_open, wait_half
+
+FEW = 32  # blocks
 
 
 class View:
@@ -30,7 +32,7 @@ class View:
         state, link = self._state, self._link
         values = None
         if state.table.staleness == 0 and not link.reader:
-            pull = Pull(link, link.group((state.table.name,)), [np.empty(0, state.table.np_dtype)])
+            pull = Pull(link, link.group((state.table.name,)), [])
             link.wait(pull.ready, f"a view of table '{state.table.name}'", lambda: link.behind(link.now))
             values = self._in_place()
         self.zero_copy = values is not None
@@ -50,12 +52,19 @@ class View:
         if whole is None:
             return None
         t, plan, run = self._link.transport, self._link.plan, self._state.runs[0]
-        first = t.row(run.server, plan.words.block(run.slot), len(run.blocks) * BLOCK_WORDS)
+        words, count, now = plan.words.block(run.slot), len(run.blocks) * BLOCK_WORDS, self._link.now
+        few = len(run.blocks) <= FEW  # lists are faster for these, arrays for many
+        first = t.row(run.server, words, count) if few else t.loads(run.server, words, count)
         t.sync()
-        marks = t.row(run.server, plan.words.block(run.slot), len(run.blocks) * BLOCK_WORDS)
+        marks = t.row(run.server, words, count) if few else t.loads(run.server, words, count)
         t.sync()
         marks[VERSION::BLOCK_WORDS] = first[VERSION::BLOCK_WORDS]  # a TICK read after the version is at least as new
-        versions = chosen(marks, self._link.now)
+        if isinstance(marks, np.ndarray):
+            version = int(marks[VERSION])
+            if (marks[VERSION::BLOCK_WORDS] == version).all() and (marks[TICK0 + (version & 1) :: BLOCK_WORDS] <= now).all():
+                return _piece(whole, plan.maps[run.server].copy(version & 1) + run.offset, self._state)
+            marks = marks.tolist()
+        versions = chosen(marks, now)
         copies = {version & 1 for version in versions}
         if min(versions) < 0 or len(copies) > 1:
             return None
