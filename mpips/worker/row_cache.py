@@ -63,10 +63,9 @@ class RowCache:
         self._use(at[at >= 0])
         return at
 
-    def take(self, at: Array) -> Array:
-        """Return the values of rows that were found, (n, dim)."""
-        values: Array = self._values.take(at, axis=0)
-        return values
+    def take(self, at: Array, out: Array) -> None:
+        """Write the values of rows that were found into `out`, (n, dim); anything for a place of -1."""
+        np.take(self._values, at, axis=0, out=out, mode="clip")
 
     def keep(self, ids: Array, values: Array, good: int, since: int) -> None:
         """Keep rows, all different, that are good for a clock; of more than there is room for, the first.
@@ -154,9 +153,9 @@ class CachedPull(RowPull):
         self._cache, self._all = cache, out
         at = link.now if at is None else at
         found = cache.find(ids, at)
-        here, lacks = np.flatnonzero(found >= 0), np.flatnonzero(found < 0)
-        out[here] = cache.take(found[here])
-        self.hits, self._lacks = len(here), lacks
+        cache.take(found, out)
+        self._lacks = lacks = np.flatnonzero(found < 0)
+        self.hits = len(ids) - len(lacks)
         self._wanted, self._which = np.unique(ids[lacks], return_inverse=True)
         super().__init__(link, group, self._wanted, np.empty((len(self._wanted), out.shape[1]), out.dtype))
         self._floors = [-1 if self._state.table.staleness is None else at - self._state.table.staleness]
