@@ -39,7 +39,7 @@ from mpips.checkpoint.schema import (
     steps,
 )
 from mpips.errors import CheckpointError, UnknownTable
-from mpips.table import Table
+from mpips.table import Rows, Table
 
 if TYPE_CHECKING:
     from mpips.server.saving import RowPiece
@@ -127,12 +127,16 @@ class Saved:
         """Return how often block `index` of a dense table had been folded."""
         return self._of(table, rows=False).blocks.folds[index]
 
-    def check(self, tables: Sequence[Table], *, more: bool = False) -> None:
+    def check(self, tables: Sequence[Table], *, more: bool = False, seed: int | None = None) -> None:
         """Raise CheckpointError that names the tables in which the checkpoint differs from `tables`, and how.
 
-        What must be equal stands at `compare.differences`. With `more`, the checkpoint may hold other tables too.
+        What must be equal stands at `compare.differences`. With `more`, the checkpoint may hold other tables too. `seed` is that of
+        the run that goes on, which matters where rows are yet to be born.
         """
         wrong = [text for table in tables for text in differences(self._tables.get(table.name), table)]
+        if seed not in (None, self.seed):
+            wrong += [f"table '{table.name}': seed {self.seed} in the checkpoint, {seed} here; rows to be born follow from it"
+                      for table in tables if isinstance(table, Rows) and table.seeded]
         if not more:
             names = {table.name for table in tables}
             wrong += [f"table '{name}' is in the checkpoint only" for name in self._tables if name not in names]

@@ -85,8 +85,11 @@ class Restored(Protocol):
     def tables(self) -> tuple[str, ...]:
         """Names of the tables that it holds."""
 
-    def check(self, tables: Sequence[Table], *, more: bool = False) -> None:
-        """Raise CheckpointError that names the tables in which it differs from `tables`; with `more` it may hold others, too."""
+    def check(self, tables: Sequence[Table], *, more: bool = False, seed: int | None = None) -> None:
+        """Raise CheckpointError that names the tables in which it differs from `tables`; with `more` it may hold others, too.
+
+        `seed` is that of the run, which matters where rows are yet to be born.
+        """
 
     def read(self, table: str, slot: str | None, start: int, stop: int) -> Array:
         """Return the flat elements `start:stop` of a table's values (`slot=None`) or of one of its slots."""
