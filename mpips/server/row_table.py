@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from mpips.directory import owners
 from mpips.optim.rows import RowFold
 from mpips.server.logs import Piece
 from mpips.server.population import NOBODY, Population
-from mpips.server.saving import Restored, RowPiece
+from mpips.server.saving import Restored, RowPiece, RowState
 from mpips.table import Rows
 from mpips.transport.base import Array, Transport
 from mpips.transport.words import MARK, WORD, RowPlace
@@ -85,6 +86,8 @@ class RowTable:
             for piece in restored.rows(self.table, self._server, self._servers):
                 self._restore(piece, clock)
             if self.population is not None:
+                for state in restored.states(self.table, self._server, self._servers):
+                    self.population.take(state)
                 self.population.resume(clock)
         elif self.population is None:
             for lo, hi in _chunks(len(self.marks), self.table):
@@ -142,7 +145,7 @@ class RowTable:
             count = len(self.population)
             if not self.population.lives[:count].all():  # else what is given are views
                 live = np.flatnonzero(self.population.lives)
-        for lo, hi in _chunks(count, self.table):
+        for lo, hi in chain([(0, 0)] if self.population is not None else [], _chunks(count, self.table)):
             at = slice(lo, hi) if live is None else live[lo:hi]
             slots = {name: slot[at] for name, slot in zip(self.fold.names, self.slots, strict=True)}
             if self._folded is not None:
@@ -152,7 +155,8 @@ class RowTable:
             else:
                 slots[SEEN] = self.population.seen[at]
                 folds = _folds(self.marks[at] - self._born[at])
-                yield RowPiece(self.table, self.population.owners[at], folds, self.values[at], slots)
+                state = RowState(self._server, *self.population.state()) if not hi else None
+                yield RowPiece(self.table, self.population.owners[at], folds, self.values[at], slots, state)
 
     def batches(self, transport: Transport, pushes: Sequence[Sequence[Piece]], workers: Sequence[int], clock: int) -> deque[Batch]:
         """What these pushes of a clock, in worker order, change: rows of one push are all different, those of several are added up.
