@@ -53,7 +53,7 @@ class Sketch:
         """Take in the counts of another sketch, of any width: then no count is lower than it was in either.
 
         Modulo the lesser width an id has the same place in both: counters of the wider one fall together, those of the narrower one
-        are repeated. The higher of two is enough where no id has been counted in both: none of its counters is too low for it.
+        are repeated. The higher of two is enough, because one of them has counted all there was of an id: that of its server.
         """
         assert len(counts) == DEPTH
         width, theirs = self.counts.shape[1], counts.shape[1]
