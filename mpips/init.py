@@ -77,6 +77,11 @@ class Init:
         fill(out, ids, seed=self.seed if self.seed is not None else seed, stream=zlib.crc32(name.encode()), law=law)
         return out.astype(dtype, copy=False)
 
+    @property
+    def seeded(self) -> bool:
+        """Whether the values follow from the seed of the run."""
+        return self.kind not in ("constant", "array") and self.seed is None
+
     def _bounds(self, shape: tuple[int, ...]) -> tuple[float, float, float | None]:
         """Return (low, high, None) for a uniform law or (0, 0, sigma) for a normal one."""
         fan_in, fan_out = fans(shape)

@@ -35,7 +35,7 @@ class Sketch:
         assert width > 0
         assert not width & (width - 1), "a power of two"
         self.counts = np.zeros((DEPTH, width), np.uint16)
-        self._added = 0  # since they were halved
+        self.added = 0  # ids counted since they were halved
 
     def add(self, ids: Array) -> Array:
         """Count each of `ids`, (n,) int64 and all different, once more; return how often each has been seen, (n,) int64."""
@@ -43,11 +43,26 @@ class Sketch:
         seen = self._least(cells) + 1
         for row, at in zip(self.counts, cells, strict=True):
             np.maximum.at(row, at, np.minimum(seen, MOST).astype(np.uint16))
-        self._added += len(ids)
-        if 2 * self._added >= self.counts.shape[1]:
+        self.added += len(ids)
+        if 2 * self.added >= self.counts.shape[1]:
             self.counts >>= 1
-            self._added = 0
+            self.added = 0
         return seen
+
+    def absorb(self, counts: Array, added: int) -> None:
+        """Take in the counts of another sketch, of any width: then no count is lower than it was in either.
+
+        Modulo the lesser width an id has the same place in both: counters of the wider one fall together, those of the narrower one
+        are repeated. The higher of two is enough, because one of them has counted all there was of an id: that of its server.
+        """
+        assert len(counts) == DEPTH
+        width, theirs = self.counts.shape[1], counts.shape[1]
+        if theirs > width:
+            counts = counts.reshape(DEPTH, -1, width).max(axis=1)
+        elif theirs < width:
+            counts, added = np.tile(counts, width // theirs), added * (width // theirs)  # as full as before
+        np.maximum(self.counts, counts, out=self.counts)
+        self.added += added
 
     def count(self, ids: Array) -> Array:
         """Return how often each of `ids` has been seen, (n,) int64."""

@@ -276,6 +276,11 @@ class Rows(Table):
         """Bytes of one row's values."""
         return self.dim * self.np_dtype.itemsize
 
+    @property
+    def seeded(self) -> bool:
+        """Whether the seed of the run says who is born, or with what, in clocks to come."""
+        return self.rows is None and (isinstance(self.admit, float) or self.init.seeded)
+
     def _described(self) -> dict[str, Any]:
         return {"rows": self.rows, "dim": self.dim, "capacity": self.capacity, "admit": self.admit, "ttl": self.ttl,
                 "when_full": self.when_full, "decay": self.decay}

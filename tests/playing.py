@@ -17,7 +17,7 @@ from mpips.layout import Layout
 from mpips.optim import Fold
 from mpips.server import Server
 from mpips.server.mailboxes import Mailboxes
-from mpips.server.saving import Cut, Piece, RowPiece
+from mpips.server.saving import Cut, Piece, RowPiece, RowState
 from mpips.table import Dense, Rows, Table
 from mpips.transport import plan as plan_of_memory
 from mpips.transport.base import Backoff
@@ -138,7 +138,9 @@ def play(tables: list[Dense], work: Callable[[Worker], Any], **options: Any) -> 
 def _copied(piece: Piece | RowPiece) -> Any:
     if isinstance(piece, RowPiece):
         slots = {name: slot.copy() for name, slot in piece.slots.items()}
-        return RowPiece(piece.table, piece.ids.copy(), piece.folds.copy(), piece.value.copy(), slots)
+        state = piece.state and RowState(piece.state.server, dict(piece.state.counters),
+                                         {name: array.copy() for name, array in piece.state.arrays.items()})
+        return RowPiece(piece.table, piece.ids.copy(), piece.folds.copy(), piece.value.copy(), slots, state)
     slots = {name: slot.copy() for name, slot in piece.slots.items()}
     return Piece(piece.table, piece.index, piece.start, piece.stop, piece.folds, piece.value.copy(), slots)
 
@@ -224,6 +226,10 @@ class Recorded:
 
     def rows(self, table: Rows, server: int, servers: int) -> Iterator[RowPiece]:
         yield from self.pieces[table.name]
+
+    def states(self, table: Rows, server: int, servers: int) -> Iterator[RowState]:
+        found = [piece.state for piece in self.pieces[table.name] if piece.state is not None]
+        yield from (state for state in found if len(found) != servers or state.server == server)
 
     def read(self, table: str, slot: str | None, start: int, stop: int) -> np.ndarray[Any, Any]:
         return (self.values[table] if slot is None else self.slots[table, slot])[start:stop].copy()

@@ -156,7 +156,9 @@ def _rows(table: Rows, indexes: Sequence[ShardIndex]) -> SavedTable | None:
             for array, sums in part.crc32.items():
                 blocks.crc32[array].extend(sums)
         first += have  # where rows are born, they stand in the order of the servers
-    return SavedTable(describe=table.describe(), arrays=arrays, blocks=blocks, step=step, single=single)
+    states = [parts[server].state if server in parts else None for server in range(len(indexes))]
+    return SavedTable(describe=table.describe(), arrays=arrays, blocks=blocks, step=step, single=single,
+                      states=states if any(states) else [])
 
 
 def _arrays(table: Table) -> dict[str, str]:

@@ -36,13 +36,14 @@ from mpips.checkpoint.schema import (
     load_manifest,
     logical,
     slot_array,
+    state_array,
     steps,
 )
 from mpips.errors import CheckpointError, UnknownTable
-from mpips.table import Table
+from mpips.table import Rows, Table
 
 if TYPE_CHECKING:
-    from mpips.server.saving import RowPiece
+    from mpips.server.saving import RowPiece, RowState
 
 Array = np.ndarray[Any, np.dtype[Any]]
 NAMED = 5  # differences that an error spells out
@@ -127,12 +128,16 @@ class Saved:
         """Return how often block `index` of a dense table had been folded."""
         return self._of(table, rows=False).blocks.folds[index]
 
-    def check(self, tables: Sequence[Table], *, more: bool = False) -> None:
+    def check(self, tables: Sequence[Table], *, more: bool = False, seed: int | None = None) -> None:
         """Raise CheckpointError that names the tables in which the checkpoint differs from `tables`, and how.
 
-        What must be equal stands at `compare.differences`. With `more`, the checkpoint may hold other tables too.
+        What must be equal stands at `compare.differences`. With `more`, the checkpoint may hold other tables too. `seed` is that of
+        the run that goes on, which matters where rows are yet to be born.
         """
         wrong = [text for table in tables for text in differences(self._tables.get(table.name), table)]
+        if seed not in (None, self.seed):
+            wrong += [f"table '{table.name}': seed {self.seed} in the checkpoint, {seed} here; rows to be born follow from it"
+                      for table in tables if isinstance(table, Rows) and table.seeded]
         if not more:
             names = {table.name for table in tables}
             wrong += [f"table '{name}' is in the checkpoint only" for name in self._tables if name not in names]
@@ -217,6 +222,28 @@ class Saved:
             value, folds = found.pop(VALUE), found.pop(FOLDS)
             yield RowPiece(table, ids, folds, value, {array.removeprefix(slot_array("")): a for array, a in found.items()})
 
+    def states(self, table: Table, server: int, servers: int) -> Iterator[RowState]:
+        """Yield what servers kept beside these rows: only this one's own if the checkpoint was saved by as many, else all."""
+        from mpips.server.saving import RowState
+
+        saved = self._of(table.name, rows=True)
+        for shard in [server] if self.manifest.servers == servers else range(self.manifest.servers):
+            state = saved.state(shard)
+            yield RowState(shard, state.counters, {name: self.kept(table.name, shard, name) for name in state.arrays})
+
+    def kept(self, table: str, shard: int, name: str) -> Array:
+        """Return an array that the server of a shard kept beside the rows of a table, its checksum compared."""
+        want = self.table(table).state(shard).arrays[name]
+        array = state_array(name)
+        where = f"{self.path / self.manifest.shards[shard].file}: {array} of table '{table}'"
+        try:
+            raw: Array = self._file(shard)[dataset(table, array)][()]
+        except H5_ERRORS as error:
+            raise CheckpointError(f"{where}: {error}") from error
+        if list(raw.shape) != want.shape or crc32(raw) != want.crc32:
+            raise CheckpointError(f"{where}: does not match its checksum")
+        return logical(raw, want.dtype)
+
     def block(self, table: str, array: str, index: int) -> Array:
         """Return one block of an array ("value" or "slots/<slot>"), its checksum compared."""
         saved = self.table(table)
@@ -255,12 +282,11 @@ class Saved:
         out: list[tuple[str | None, str]] = []
         for table in self.manifest.tables:
             length = table.lengths().get(number)
-            if length is None:
-                continue
-            for array, dtype in table.arrays.items():
+            want = {} if length is None else {a: (dtype, (length, *table.trail(a))) for a, dtype in table.arrays.items()}
+            want |= {state_array(name): (kept.dtype, tuple(kept.shape)) for name, kept in table.state(number).arrays.items()}
+            for array, (dtype, shape) in want.items():
                 try:
                     found = h5py.h5d.open(file.id, dataset(table.name, array).encode())
-                    shape = (length, *table.trail(array))
                     good = (found.shape, found.dtype) == (shape, np.dtype(STORED[dtype]))
                     what = "" if good else f"is not {' x '.join(map(str, shape))} elements of {dtype}"
                 except KeyError:

@@ -31,9 +31,9 @@ VALUE = "value"  # array of a table; the others are slots/<slot>, and of rows FO
 FOLDS = "folds"
 IDS = "ids"
 H5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError)  # what h5py raises on damaged files
-# HDF5 has no bfloat16; the integers are of folds and ids
-STORED = {"float32": "<f4", "float64": "<f8", "float16": "<f2", "bfloat16": "<u2", "int32": "<i4", "int64": "<i8"}
-LOGICAL: dict[str, np.dtype[Any]] = {**DTYPES, "int32": np.dtype(np.int32), "int64": np.dtype(np.int64)}
+# HDF5 has no bfloat16; the integers are of folds, ids and sightings
+STORED = {"float32": "<f4", "float64": "<f8", "float16": "<f2", "bfloat16": "<u2", "int32": "<i4", "int64": "<i8", "uint16": "<u2"}
+LOGICAL: dict[str, np.dtype[Any]] = {**DTYPES, **{name: np.dtype(name) for name in ("int32", "int64", "uint16")}}
 
 _STEP = re.compile(r"step-(\d{8,})")
 _SHARD = re.compile(r"shard-\d{4,}-of-\d{4,}(\.r\d+)?\.h5")
@@ -77,6 +77,21 @@ class Blocks(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     rows: list[int] = []  # of rows: how many
 
 
+class Kept(Frozen, frozen=True):
+    """An array that is not of rows."""
+
+    dtype: str
+    shape: list[int]
+    crc32: int
+
+
+class State(Frozen, frozen=True):
+    """What a server keeps of a table of rows beside its rows."""
+
+    counters: dict[str, int]
+    arrays: dict[str, Kept]
+
+
 class SavedTable(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     """A table: what was declared, its arrays and its blocks.
 
@@ -90,6 +105,7 @@ class SavedTable(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     blocks: Blocks
     step: int = 0  # of rows: from a row of a block to its next in the whole table
     single: list[str] = []  # of rows: arrays with one number for each row
+    states: list[State | None] = []  # of rows: by shard
 
     @property
     def name(self) -> str:
@@ -144,6 +160,10 @@ class SavedTable(Frozen, frozen=True, kw_only=True, omit_defaults=True):
         size = self.size
         return [range(at, min(at + self.block, size)) for at in range(0, size, self.block)]
 
+    def state(self, shard: int) -> State:
+        """Return what the server of a shard kept beside its rows."""
+        return (self.states[shard] if self.states else None) or State({}, {})
+
     @property
     def nbytes(self) -> int:
         """Bytes of its arrays."""
@@ -188,6 +208,7 @@ class ShardTable(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     folds: list[int]
     crc32: dict[str, list[int]]
     single: list[str] = []
+    state: State | None = None
 
 
 class ShardIndex(Frozen, frozen=True, kw_only=True):
@@ -233,6 +254,11 @@ def slot_array(slot: str | None) -> str:
     return VALUE if slot is None else f"slots/{slot}"
 
 
+def state_array(name: str) -> str:
+    """Array of a state."""
+    return f"state/{name}"
+
+
 def row_slots(table: Table) -> list[str]:
     """Arrays of the slots of which a table of rows has one number for each row."""
     return [slot_array(slot) for slot in getattr(table.optimizer, "row_slots", ())]
@@ -255,9 +281,9 @@ def logical(array: np.ndarray[Any, np.dtype[Any]], dtype: str) -> np.ndarray[Any
     return native.view(LOGICAL[dtype]) if dtype == "bfloat16" else native
 
 
-def crc32(array: np.ndarray[Any, np.dtype[Any]]) -> int:
-    """CRC-32 (zlib's) of the bytes of a contiguous array as it is stored."""
-    return zlib.crc32(array.view(np.uint8).data)
+def crc32(array: np.ndarray[Any, np.dtype[Any]], before: int = 0) -> int:
+    """CRC-32 (zlib's) of the bytes of a contiguous array as it is stored, behind others of which it is `before`."""
+    return zlib.crc32(array.view(np.uint8).data, before)
 
 
 def encode(record: Manifest | ShardIndex) -> bytes:
@@ -309,6 +335,9 @@ def _fits(table: SavedTable, shards: int) -> bool:
     lists = [blocks.shard, blocks.at, *blocks.crc32.values(), *([blocks.first, blocks.rows] if table.of_rows else [blocks.folds])]
     if (table.arrays.keys() != blocks.crc32.keys() or any(len(x) != len(places) for x in lists)
             or any(not 0 <= s < shards for s in blocks.shard) or any(d not in LOGICAL for d in table.arrays.values())):
+        return False
+    if table.states and (len(table.states) != shards
+                         or any(kept.dtype not in LOGICAL for s in range(shards) for kept in table.state(s).arrays.values())):
         return False
     if not table.of_rows:
         return True

@@ -13,7 +13,19 @@ from mpips.checkpoint.disk import is_temporary
 from mpips.checkpoint.master import intact, is_virtual, shows
 from mpips.checkpoint.publish import read_index
 from mpips.checkpoint.read import Saved, locate
-from mpips.checkpoint.schema import FORMAT, H5_ERRORS, MANIFEST, MASTER, SavedTable, ShardIndex, ShardTable, crc32, is_shard
+from mpips.checkpoint.schema import (
+    FORMAT,
+    H5_ERRORS,
+    MANIFEST,
+    MASTER,
+    SavedTable,
+    ShardIndex,
+    ShardTable,
+    State,
+    crc32,
+    is_shard,
+    state_array,
+)
 from mpips.errors import CheckpointError
 
 
@@ -82,6 +94,14 @@ def verify(path: str | os.PathLike[str]) -> Report:
                         if crc32(raw) != table.blocks.crc32[array][index]:
                             what = "does not match its checksum"
                             findings.append(Finding(shard.file, what, table.name, array, index))
+                for name in table.state(number).arrays:
+                    blocks += 1
+                    try:
+                        nbytes += saved.kept(table.name, number, name).nbytes
+                    except CheckpointError as error:
+                        array = state_array(name)
+                        what = str(error).removeprefix(f"{saved.path / shard.file}: {array} of table '{table.name}': ")
+                        findings.append(Finding(shard.file, what, table.name, array))
         findings += _master(saved, unreadable)
         named = {shard.file for shard in saved.manifest.shards}
         findings += [Finding(entry.name, "not named by the manifest") for entry in sorted(step.iterdir())
@@ -100,7 +120,9 @@ def _index(saved: Saved, number: int) -> Iterator[Finding]:
     if (index.clocks, index.servers) != (manifest.clocks, manifest.servers):
         yield Finding(file, f"of clocks {index.clocks} and {index.servers} servers")
     for table in manifest.tables:
-        if _of_manifest(table, number) != _of_index(table, index.tables.get(table.name)):
+        own = index.tables.get(table.name)
+        state = (own.state if own else None) or State({}, {})
+        if (_of_manifest(table, number), table.state(number)) != (_of_index(table, own), state):
             yield Finding(file, "its index differs from the manifest", table.name)
 
 

@@ -20,13 +20,16 @@ from mpips.checkpoint.schema import (
     INDEX,
     VALUE,
     Job,
+    Kept,
     ShardIndex,
     ShardTable,
+    State,
     crc32,
     dataset,
     encode,
     shard_name,
     slot_array,
+    state_array,
     step_name,
     stored,
     version_of,
@@ -35,7 +38,7 @@ from mpips.errors import MpipsError
 from mpips.table import Rows
 
 if TYPE_CHECKING:
-    from mpips.server.saving import Cut, Piece, RowPiece
+    from mpips.server.saving import Cut, Piece, RowPiece, RowState
 
 Array = np.ndarray[Any, np.dtype[Any]]
 SLICE = 8 << 20
@@ -96,8 +99,24 @@ def _write_rows(file: Any, table: Rows, pieces: Sequence[RowPiece], own: range) 
     arrays, single = _dtypes(parts[0]), [array for array, data in parts[0].items() if data.ndim == 1]
     full = [k for k, p in enumerate(pieces) if len(p.ids)]  # a block has a row
     sums = yield from _write_arrays(file, table.name, [parts[k] for k in full], [(len(pieces[k].ids), table.dim) for k in full])
+    state = (yield from _write_state(file, table.name, pieces[0].state)) if pieces[0].state else None
     return ShardTable(arrays=arrays, index=list(range(len(full))), start=[stops[k] for k in full],
-                      stop=[stops[k + 1] for k in full], folds=[], crc32=sums or {array: [] for array in arrays}, single=single)
+                      stop=[stops[k + 1] for k in full], folds=[], crc32=sums or {array: [] for array in arrays}, single=single,
+                      state=state)
+
+
+def _write_state(file: Any, name: str, state: RowState) -> Generator[None, None, State]:
+    """Write what a server keeps beside the rows of a table; the generator's value is its entry in the index."""
+    arrays: dict[str, Kept] = {}
+    for array, data in state.arrays.items():
+        out, crc = new(file, dataset(name, state_array(array)), data.shape, data.dtype.name), 0
+        for row in range(len(data)):
+            part = stored(data[row : row + 1])
+            put(out, row, part)
+            crc = crc32(part, crc)
+            yield
+        arrays[array] = Kept(data.dtype.name, list(data.shape), crc)
+    return State(dict(state.counters), arrays)
 
 
 def _dtypes(part: Mapping[str, Array]) -> dict[str, str]:

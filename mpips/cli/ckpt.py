@@ -80,11 +80,16 @@ def _ls(args: argparse.Namespace) -> int:
 
 
 def _tree(args: argparse.Namespace) -> int:
+    from msgspec import to_builtins
+
+    from mpips.checkpoint.schema import state_array
+
     with _open(args.path) as saved:
         manifest, path = saved.manifest, saved.path
     tables = [{"name": t.name, "kind": t.describe["kind"], "shape": list(t.shape), "dtype": t.describe["dtype"], "bytes": t.nbytes,
                "arrays": t.arrays, "optimizer": t.describe["optimizer"], "blocks": len(t.blocks.shard),
-               "folds": None if t.of_rows else _ends(t.blocks.folds)} for t in manifest.tables]  # each row has its own
+               "folds": None if t.of_rows else _ends(t.blocks.folds),  # each row has its own
+               "states": to_builtins(t.states)} for t in manifest.tables]
     files = [{"file": shard.file, "bytes": shard.bytes, "elements": {
         t.name: t.lengths()[number] * prod(t.trail("value")) for t in manifest.tables if number in t.blocks.shard}}
         for number, shard in enumerate(manifest.shards)]
@@ -107,6 +112,11 @@ def _tree(args: argparse.Namespace) -> int:
             n = t.blocks.shard.count(number)
             if n:
                 _say(f"    {t.name}  {_count(n, 'block')}, {_count(t.lengths()[number], 'row' if t.of_rows else 'element')}")
+            state = t.state(number)
+            for name, kept in state.arrays.items():
+                _say(f"    {t.name}  {state_array(name)}  {kept.dtype} {tuple(kept.shape)}")
+            if state.counters:
+                _say(f"    {t.name}  {', '.join(f'{name} {count}' for name, count in state.counters.items())}")
     return OK
 
 

@@ -135,7 +135,7 @@ def run(work: Callable[[Worker], Any], tables: Sequence[Table], *, servers: int 
     Args:
         work: called with a `Worker`; returns None, bool, int, float, str, bytes, an array, or lists, tuples and dicts of these.
         tables: what is stored; names are unique.
-        seed: of the initial values.
+        seed: of the initial values. A run that is resumed needs the same one where rows are born by it (`mpips.Rows`).
 
     Raises:
         UsageError: wrong arguments, on every rank, before anything is started.
@@ -244,5 +244,5 @@ def restore(job: Job) -> Restored | None:
     job.checkpoint.check()
     restored = job.checkpoint.restore()
     if restored is not None:
-        restored.check(job.tables, more=job.reserve > 0)  # tables that were created later are created again
+        restored.check(job.tables, more=job.reserve > 0, seed=job.seed)  # tables that were created later are created again
     return restored

@@ -6,7 +6,8 @@ folds, in the order of the protocol, so under staleness 0 it does not depend on 
 | of `mpips.Rows`      | a row ...                                                                                           |
 |----------------------|-----------------------------------------------------------------------------------------------------|
 | admit=k              | is born in the clock of the k-th push of its id; what was pushed in earlier ones is dropped. Counted |
-|                      | by a sketch, so that a few come too early, or after a long time too late                            |
+|                      | by a sketch, so that a few come too early, or after a long time too late. Resumed, as many servers   |
+|                      | go on as if nothing had been; of another number each begins with what all of them had counted        |
 | admit=p (a fraction) | is born at any push of its id with this probability                                                 |
 | ttl=n                | dies when it has not been pushed for n clocks, or an eighth longer                                    |
 | when_full="error"    | for which there is no room ends the job                                                             |
@@ -24,11 +25,13 @@ import numpy as np
 
 from mpips.directory import Directory, mix
 from mpips.errors import MpipsError
+from mpips.server.saving import RowState
 from mpips.sketch import Sketch
 from mpips.table import Rows
 from mpips.transport.base import Array
 
 NOBODY = np.iinfo(np.int64).min  # owner of a place where no row lives; clients are never told where that id's row lies
+SIGHTINGS, SIGHTED = "sightings", "sighted"  # in a checkpoint: the sketch, and how many ids it has counted
 SHARE = 16  # of the rows that live, one in so many dies when there is no room
 
 
@@ -120,6 +123,16 @@ class Population:
             return np.empty(0, np.int64)
         self._swept = edge
         return np.flatnonzero(self.lives & (self.seen < edge - ttl))  # by `edge`: the same in whichever clock this is looked for
+
+    def state(self) -> tuple[dict[str, int], dict[str, Array]]:
+        """Counters and arrays that a checkpoint needs beside the rows; `take` takes them in."""
+        sketch = self._sketch
+        return ({SIGHTED: sketch.added}, {SIGHTINGS: sketch.counts}) if sketch is not None else ({}, {})
+
+    def take(self, state: RowState) -> None:
+        """Go on with the sightings of a server; some of these ids may be other servers', which are never asked for here."""
+        if self._sketch is not None and SIGHTINGS in state.arrays:
+            self._sketch.absorb(state.arrays[SIGHTINGS], state.counters[SIGHTED])
 
     def resume(self, clock: int) -> None:
         """Go on from a checkpoint of this clock."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from mpips.directory import owners
 from mpips.optim.rows import RowFold
 from mpips.server.logs import Piece
 from mpips.server.population import NOBODY, Population
-from mpips.server.saving import Restored, RowPiece
+from mpips.server.saving import Restored, RowPiece, RowState
 from mpips.table import Rows
 from mpips.transport.base import Array, Transport
 from mpips.transport.words import MARK, WORD, RowPlace
@@ -30,6 +31,9 @@ from mpips.transport.words import MARK, WORD, RowPlace
 SLICE = 1 << 20  # bytes of values that change between two looks at the mailboxes
 CHUNK = 4 << 20  # bytes of values that are made, or given to a checkpoint, at a time
 
+# What has happened to a table on a server: rows that came in pushes, those that a fold changed, and where they come and go how many
+# were born, died of age, died to make room, or were pushed and not admitted
+COUNTERS = ("pushed", "folded", "born", "expired", "evicted", "refused")
 SEEN, FOLDED = "seen", "folded"  # beside the slots in a checkpoint: clocks of each row's last push, and fold
 
 
@@ -60,6 +64,7 @@ class RowTable:
         marks: (rows,) int64; `values` (rows, dim), both in the window.
         slots: of the optimizer, in the order of `fold.names`.
         population: which ids live where, if they come and go.
+        counters: of `COUNTERS`, since the table was first made.
     """
 
     def __init__(self, table: Rows, place: RowPlace, memory: Array, fold: RowFold, server: int, servers: int, seed: int) -> None:
@@ -68,6 +73,7 @@ class RowTable:
         self.marks = memory[place.marks : place.marks + MARK * place.rows].view(np.int64)
         self.values = memory[place.values : place.values + place.width * place.rows].view(table.np_dtype).reshape(-1, table.dim)
         self.slots = fold.new_slots(place.rows)
+        self.counters = dict.fromkeys(COUNTERS, 0)
         self._server, self._servers, self._seed = server, servers, seed
         self._where: Array | None = None  # by row, its position among those that several pushes change together
         self.population: Population | None = None
@@ -84,6 +90,12 @@ class RowTable:
             clock = max(restored.clocks, default=0)
             for piece in restored.rows(self.table, self._server, self._servers):
                 self._restore(piece, clock)
+            for state in restored.states(self.table, self._server, self._servers):
+                if state.server % self._servers == self._server:  # so that none is counted twice
+                    for name in COUNTERS:
+                        self.counters[name] += state.counters.get(name, 0)
+                if self.population is not None:
+                    self.population.take(state)
             if self.population is not None:
                 self.population.resume(clock)
         elif self.population is None:
@@ -113,6 +125,7 @@ class RowTable:
                 gone = self.population.surplus(len(mine), np.empty(0, np.int64), lambda: self._worth(clock))
                 self.population.leave(gone)
                 self.population.owners[gone] = NOBODY
+                self.counters["evicted"] += len(gone)
             at = self.population.enter(piece.ids[mine], 0)
             self.population.owners[at] = piece.ids[mine]
             self.population.seen[at] = piece.slots[SEEN][mine]
@@ -142,23 +155,33 @@ class RowTable:
             count = len(self.population)
             if not self.population.lives[:count].all():  # else what is given are views
                 live = np.flatnonzero(self.population.lives)
-        for lo, hi in _chunks(count, self.table):
+        for lo, hi in chain([(0, 0)], _chunks(count, self.table)):
+            state = self._state() if not hi else None
             at = slice(lo, hi) if live is None else live[lo:hi]
             slots = {name: slot[at] for name, slot in zip(self.fold.names, self.slots, strict=True)}
             if self._folded is not None:
                 slots[FOLDED] = self._folded[at]
             if self.population is None:
-                yield RowPiece(self.table, self._ids(lo, hi), _folds(self.marks[at]), self.values[at], slots)
+                yield RowPiece(self.table, self._ids(lo, hi), _folds(self.marks[at]), self.values[at], slots, state)
             else:
                 slots[SEEN] = self.population.seen[at]
                 folds = _folds(self.marks[at] - self._born[at])
-                yield RowPiece(self.table, self.population.owners[at], folds, self.values[at], slots)
+                yield RowPiece(self.table, self.population.owners[at], folds, self.values[at], slots, state)
+
+    def _state(self) -> RowState:
+        more, arrays = self.population.state() if self.population is not None else ({}, {})
+        return RowState(self._server, {**self.counters, **more}, arrays)
+
+    def counts(self) -> dict[str, int]:
+        """How many rows there are, and `counters`."""
+        return {"rows": len(self.marks if self.population is None else self.population), **self.counters}
 
     def batches(self, transport: Transport, pushes: Sequence[Sequence[Piece]], workers: Sequence[int], clock: int) -> deque[Batch]:
         """What these pushes of a clock, in worker order, change: rows of one push are all different, those of several are added up.
 
         Rows are born and die here.
         """
+        self.counters["pushed"] += sum(len(p.ids) for pieces in pushes for p in pieces)
         if self.population is None:
             found = [[Batch(p, 0, len(p.ids)) for p in pieces] for pieces in pushes if pieces]
         else:
@@ -171,7 +194,7 @@ class RowTable:
                  clock: int) -> list[list[Batch]]:
         """Let rows die and be born; return what each push changes."""
         now = people.begin(clock, workers)
-        self._end(transport, people, people.old(now))
+        self.counters["expired"] += self._end(transport, people, people.old(now))
         found = [[(people.find(p.ids), p) for p in pieces] for pieces in pushes]
         new = [np.concatenate([p.ids[at < 0] for at, p in pieces] or [np.empty(0, np.int64)]) for pieces in found]
         if any(map(len, new)):
@@ -186,6 +209,7 @@ class RowTable:
             for at, p in pieces:
                 left = np.flatnonzero(at >= 0)
                 if len(left) < len(at):  # some were not admitted
+                    self.counters["refused"] += len(at) - len(left)
                     at, p = at[left], Piece(p.number, at[left], p.values[left], 0)
                 out[-1].append(Batch(p, 0, len(at), at))
                 people.seen[at] = now
@@ -193,7 +217,9 @@ class RowTable:
 
     def _bear(self, transport: Transport, people: Population, ids: Array, clock: int, keep: Array) -> Array:
         """Let rows be born and return where they lie; if there is no room for them let others die, but none in `keep`."""
-        self._end(transport, people, people.surplus(len(ids), keep, lambda: self._worth(clock)))
+        gone = people.surplus(len(ids), keep, lambda: self._worth(clock))
+        self.counters["evicted"] += self._end(transport, people, gone)
+        self.counters["born"] += len(ids)
         at = people.enter(ids, clock)
         self.marks[at] += 1
         transport.sync()
@@ -208,8 +234,8 @@ class RowTable:
             self._folded[at] = clock
         return at
 
-    def _end(self, transport: Transport, people: Population, at: Array) -> None:
-        """Let rows die: who knows where one lay finds another owner there."""
+    def _end(self, transport: Transport, people: Population, at: Array) -> int:
+        """Let rows die: who knows where one lay finds another owner there. Return how many."""
         if at.size:
             people.leave(at)
             self.marks[at] += 1
@@ -217,6 +243,7 @@ class RowTable:
             people.owners[at] = NOBODY
             transport.sync()
             self.marks[at] += 1
+        return len(at)
 
     def _worth(self, clock: int) -> Array:
         """By row, what speaks for keeping it in this clock."""
@@ -267,6 +294,7 @@ class RowTable:
         if shown:
             transport.sync()
         self.marks[rows] = marks + 2
+        self.counters["folded"] += len(rows)
         return gradients.nbytes
 
     def _make_up(self, rows: Array, folded: Array, clock: int) -> None:

@@ -6,8 +6,11 @@ there is no other copy. The words of the table's block on this server (BEGIN, VE
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
+
+import numpy as np
 
 from mpips.server.folding import Job
 from mpips.server.logs import Logs
@@ -15,6 +18,8 @@ from mpips.server.store import Store
 from mpips.transport.base import Transport
 from mpips.transport.plan import Plan
 from mpips.transport.words import BEGIN, TICK0, VERSION
+
+log = logging.getLogger("mpips.server")
 
 
 class RowFolds:
@@ -24,6 +29,9 @@ class RowFolds:
         self._transport = transport
         self._store = store
         self._logs = Logs(transport, plan, store.index, store.rows)
+        self._counts = plan.words.counts
+        for number in store.rows:
+            self._count(number)
 
     def look(self, rows: Sequence[Sequence[int]]) -> bool:
         """Keep the workers' logs from being full; `rows` are the clients' words. Return whether that took anything."""
@@ -46,7 +54,19 @@ class RowFolds:
             t.sync()
             store.mark(span, VERSION, version)
             t.sync()
+            self._count(job.tables[0])
             for push in job.pushes:
                 self._logs.done(push.worker, push.number)
         store.note("fold", begin, job.clock, span)
         return nbytes
+
+    def _count(self, number: int) -> None:
+        """Tell everybody what has happened to a table."""
+        counts = np.array(list(self._store.rows[number].counts().values()), np.int64)
+        self._transport.stores(self._store.index, self._counts(number), counts)
+
+    def tell(self) -> None:
+        """Write into the log what has happened to all tables."""
+        for rows in self._store.rows.values():
+            counts = ", ".join(f"{name} {count}" for name, count in rows.counts().items())
+            log.info("server %d: table '%s': %s", self._store.index, rows.table.name, counts)

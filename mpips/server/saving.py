@@ -43,6 +43,20 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class RowState:
+    """What a server keeps of a table of rows beside its rows.
+
+    Attributes:
+        server: whose it is.
+        counters, arrays: by name, see `mpips.server.row_table` and `population`; not changed while the saver runs.
+    """
+
+    server: int
+    counters: Mapping[str, int]
+    arrays: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
 class RowPiece:
     """Some rows of a table of rows: as they lie on one server, or read from a checkpoint.
 
@@ -51,6 +65,7 @@ class RowPiece:
         folds: (n,) int32, how often each row was folded.
         value: (n, dim), the table's dtype.
         slots: by name, (n, dim), or (n,) of a slot that has one number for each row.
+        state: of the server; with its first piece to be saved.
     """
 
     table: Table
@@ -58,6 +73,7 @@ class RowPiece:
     folds: Array
     value: Array
     slots: Mapping[str, Array]
+    state: RowState | None = None
 
 
 class Saver(Protocol):
@@ -85,8 +101,11 @@ class Restored(Protocol):
     def tables(self) -> tuple[str, ...]:
         """Names of the tables that it holds."""
 
-    def check(self, tables: Sequence[Table], *, more: bool = False) -> None:
-        """Raise CheckpointError that names the tables in which it differs from `tables`; with `more` it may hold others, too."""
+    def check(self, tables: Sequence[Table], *, more: bool = False, seed: int | None = None) -> None:
+        """Raise CheckpointError that names the tables in which it differs from `tables`; with `more` it may hold others, too.
+
+        `seed` is that of the run, which matters where rows are yet to be born.
+        """
 
     def read(self, table: str, slot: str | None, start: int, stop: int) -> Array:
         """Return the flat elements `start:stop` of a table's values (`slot=None`) or of one of its slots."""
@@ -97,6 +116,9 @@ class Restored(Protocol):
         Who restores server `server` of `servers` takes those that are its own. If the checkpoint was saved by as many servers, only
         the shard of this one is read.
         """
+
+    def states(self, table: Table, server: int, servers: int) -> Iterator[RowState]:
+        """Yield what servers kept beside these rows: only this one's own if the checkpoint was saved by as many, else all."""
 
     def folds(self, table: str, index: int) -> int:
         """Return how often block `index` of the table had been folded."""

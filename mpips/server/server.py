@@ -274,6 +274,8 @@ class Server:
         if self._done or not self._mail.ended() or self._jobs or not self._mail.quiet or not self._cuts.idle:
             return False
         self._done = True
+        if self._rows is not None:
+            self._rows.tell()
         self._transport.store(self.index, DONE, 1)
         self._transport.sync()
         return True

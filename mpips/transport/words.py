@@ -20,6 +20,7 @@ Written by the server
     HELD[client]        the last HOLD of this client that is in force
     TAIL[client]        pieces of its ring that have been added up; their bytes and records are free again
     LOG_TAIL[client]    pieces of its log that have been folded, put aside or answered, likewise
+    COUNT[table][i]     of a table of rows, how many there are and what has happened to them, see `mpips.server.row_table`
     others              see the names below
 Written by a client (workers first, then readers)
     COMMIT              number of this worker's last committed push; the push exists by this number alone
@@ -43,7 +44,7 @@ from dataclasses import dataclass, field
 
 from mpips.layout import align
 
-PROTOCOL = 4  # raised whenever a word or a rule of the protocol changes its meaning
+PROTOCOL = 5  # raised whenever a word or a rule of the protocol changes its meaning
 WORD = 8
 LINE = 16  # words; two cache lines, because processors fetch lines in pairs
 
@@ -84,6 +85,7 @@ CUT = 2  # from server 0: number of the newest cut for which all workers stand
 # Words of a block, from `Words.block(slot)`
 VERSION, BEGIN, TICK0, TICK1 = 0, 1, 2, 3
 BLOCK_WORDS = 4
+COUNT_WORDS = 8  # of a table of rows, from `Words.counts(table)`
 
 RECORDS = 64  # pieces that a ring can hold at a time
 RECORD_WORDS = 4  # number, clock, blocks, place
@@ -117,7 +119,8 @@ class Words:
         line = LINE + stamps + arrivals + records * self.rings + records * self.logs
         sections = {  # name -> words in it
             "server": LINE, "floor": _lines(self.tables), "_ack": self.workers * _lines(self.tables),
-            "_reply": self.clients * LINE, "_block": _lines(self.blocks * BLOCK_WORDS), "_peer": self.servers * LINE,
+            "_reply": self.clients * LINE, "_block": _lines(self.blocks * BLOCK_WORDS),
+            "_counts": _lines(self.tables * COUNT_WORDS) * self.logs, "_peer": self.servers * LINE,
             "_client": self.clients * line, "bell": LINE,
         }
         at = 0
@@ -138,6 +141,7 @@ class Words:
     _ack: int = field(init=False)
     _reply: int = field(init=False)
     _block: int = field(init=False)
+    _counts: int = field(init=False)
     _peer: int = field(init=False)
     _client: int = field(init=False)
     _tables: int = field(init=False)
@@ -157,6 +161,10 @@ class Words:
     def block(self, slot: int) -> int:
         """First of the words of a block."""
         return self._block + slot * BLOCK_WORDS
+
+    def counts(self, table: int) -> int:
+        """First of the words that count what happens to a table of rows."""
+        return self._counts + table * COUNT_WORDS
 
     def peer(self, server: int) -> int:
         """First of the words that another server writes here."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from mpips.errors import UnknownTable, UsageError
 from mpips.server.catalogue import decode, table_of
+from mpips.server.row_table import COUNTERS
 from mpips.table import Rows
 from mpips.trace import span
 from mpips.transport.base import Array
@@ -61,6 +62,18 @@ class Client:
         """Counts, bytes and seconds so far (pulls, pushes, pull_bytes, push_bytes, ..._seconds, retries, skipped, and
         cache_hits and cache_misses in rows, see `Worker.cache`)."""
         return dict(self._link.stats)
+
+    def server_stats(self, table: str) -> list[dict[str, int]]:
+        """What has happened to a table of rows, by server: `rows` that there are, and `mpips.server.row_table.COUNTERS`.
+
+        How even the servers are says `max(pushed) / mean(pushed)`. The counts are as new as the last fold; a checkpoint keeps them.
+        """
+        state, plan, t = self._state(table), self._link.plan, self._link.transport
+        if not isinstance(state.table, Rows):
+            raise UsageError(f"table '{table}': server_stats() is for tables of rows, it is dense")
+        t.poll()
+        at, names = plan.words.counts(state.number), ("rows", *COUNTERS)
+        return [dict(zip(names, t.row(server, at, len(names)), strict=True)) for server in range(plan.servers)]
 
     @overload
     def pull(self, tables: str, out: Any = None, *, rows: Any = None, pool: str | None = None, offsets: Any = None) -> Any: ...

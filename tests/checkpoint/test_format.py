@@ -34,7 +34,7 @@ def test_its_reader_reads(tmp_path: Path) -> None:
 
 def test_it_names_every_member() -> None:
     kinds = (schema.Manifest, schema.SavedTable, schema.Blocks, schema.Shard, schema.Master, schema.Job,
-             schema.ShardIndex, schema.ShardTable)
+             schema.ShardIndex, schema.ShardTable, schema.State, schema.Kept)
     for kind in kinds:
         for name in kind.__struct_fields__:
             assert re.search(rf"\b{name}\b", TEXT), name

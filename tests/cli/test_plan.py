@@ -5,8 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import mpips
 from mpips.cli import main
 from mpips.cli.plan import plan
 from mpips.train import config, setup
@@ -82,6 +84,77 @@ def test_what_is_printed(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split()[0] for line in text[2:4]] == ["0", "1"]
     assert main(["plan", file, "--workers", "4", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == plan(file, workers=4)
+
+
+SCRIPT = """
+import argparse
+import mpips
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--rows", type=int, default=1000)
+rows, rule = parser.parse_args().rows, mpips.optim.Adagrad(lr=0.1)
+tables = [mpips.Dense("w", (10,), rule), mpips.Rows("user", rows=rows, dim=16, optimizer=rule, staleness=None),
+          mpips.Rows("word", rows=None, capacity=rows or 1, dim=8, optimizer=rule, admit=3)]
+print("planned")
+if rows:
+    mpips.run(lambda ps: exit("it ran"), tables, servers=(2, "first"), readers=1, seed=3)
+"""
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> str:
+    path = tmp_path / "job.py"
+    path.write_text(SCRIPT)
+    return str(path)
+
+
+def test_a_script_is_planned_up_to_its_run(script: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words, folders = list(sys.argv), list(sys.path)
+    assert main(["plan", script, "--args", "--rows 500001", "--workers", "3"]) == 0
+    text, loud = capsys.readouterr()
+    assert loud == "planned\n"
+    lines = text.splitlines()
+    assert lines[0] == "3 tables, 12000034 parameters, 48 MB; 2 servers, 3 workers, 1 readers"
+    assert "table 'user': 250000 to 250001 rows of 64 bytes on a server; of 10000 ids by Zipf's law the busiest server" in text
+    assert "table 'word': 253001 rows of 32 bytes on a server" in text
+    assert "a worker holds 40 bytes of parameters and 40 bytes of gradients" in lines
+    assert (sys.argv, sys.path) == (words, folders)
+    assert callable(mpips.run)
+    assert mpips.run.__name__ == "run"
+
+
+@pytest.mark.parametrize("servers", range(1, 9))
+def test_tables_of_rows_are_even(script: str, servers: int) -> None:
+    """Their memory, and the traffic of ids of which few are frequent."""
+    found = plan(script, servers=servers, arguments=["--rows", "500001"])
+    assert found["balance"] < 1.001
+    for table, width in (("user", 64), ("word", 32)):
+        rows = found["rows"][table]
+        assert rows["bytes"] == width
+        assert sum(rows["rows"]) >= 500_001
+        assert rows["traffic"] < 1.2
+    windows = [row["rows"] for row in found["servers"]]
+    assert max(windows) - min(windows) <= 8192  # a page of marks, one of values
+
+
+def test_uneven_traffic_would_be_seen(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mpips.worker.rows.owners", lambda ids, servers: np.minimum(ids % (servers + 1), servers - 1))
+    found = plan(script, servers=3)
+    assert found["rows"]["word"]["traffic"] > 1.4
+    assert found["rows"]["user"]["traffic"] < 1.2
+
+
+@pytest.mark.parametrize(("extra", "line"), [
+    (["--args", "--rows 0"], "it ended without mpips.run(...), so there is nothing to plan"),
+    (["--set", "seed=3"], "--set changes keys of a FILE.toml"),
+])
+def test_a_script_that_cannot_be_planned(script: str, extra: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", script, *extra]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert line in said.err
+    assert main(["plan", "missing.py"]) == 2
+    assert "missing.py: no such file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("extra", "line"), [

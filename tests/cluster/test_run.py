@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 import mpips
 from mpips.cluster.run import threads_of
-from mpips.errors import UsageError
+from mpips.errors import USAGE, UsageError
 
 TABLE = mpips.Dense("w", (3,), mpips.optim.SGD(lr=0.1))
 LARGE = mpips.Dense("large", (3_000_000,), mpips.optim.SGD(lr=0.1), dtype="float16")
@@ -82,3 +83,30 @@ def test_how_many_threads_fold(threads: int | None, environ: dict[str, str], fou
 def test_threads_that_are_no_number() -> None:
     with pytest.raises(UsageError, match="OMP_NUM_THREADS 'many' is not a number from 1"):
         threads_of(None, {"OMP_NUM_THREADS": "many"})
+
+
+def born(name: str = "word", **options: Any) -> mpips.Rows:
+    return mpips.Rows(name, **{"rows": None, "capacity": 9, "dim": 2, "optimizer": mpips.optim.SGD(lr=0.1), **options})
+
+
+RANDOM = mpips.init.normal(1.0)
+
+
+@pytest.mark.parametrize(("table", "refused"), [
+    (born(init=RANDOM), True), (born(admit=0.5), True), (born(init=mpips.init.xavier(), admit=2), True), (born(admit=2), False),
+    (born(init=mpips.init.normal(1.0, seed=4)), False), (born(rows=9, capacity=None, init=RANDOM), False), (TABLE, False),
+    (mpips.Dense("w", (3,), mpips.optim.SGD(lr=0.1), init=RANDOM), False),
+])
+def test_rows_that_are_yet_to_be_born_follow_from_one_seed(tmp_path: Path, table: Any, refused: bool) -> None:
+    def go(seed: int, resume: str | None) -> None:
+        mpips.run(lambda ps: ps.clock(), [table], device="cpu", seed=seed, checkpoint=mpips.Checkpoints(tmp_path, resume=resume))
+
+    go(3, None)
+    go(3, "latest")
+    if refused:
+        with pytest.raises(UsageError, match="table 'word': seed 3 in the checkpoint, 4 here") as caught:
+            go(4, "latest")
+        assert "\n" not in str(caught.value)
+        assert caught.value.exit_code == USAGE
+    else:
+        go(4, "latest")

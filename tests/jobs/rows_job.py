@@ -31,12 +31,17 @@ def main() -> None:
                 ps.push(table.name, workload.gradient(table.name, values, clock), rows=ids)
             ps.clock()
         assert ("cache" in options) == (ps.stats["cache_hits"] > 0)
+        for table in tables:
+            stats = ps.server_stats(table.name)
+            assert len(stats) == options["servers"]
+            assert all(0 < counts["folded"] <= counts["pushed"] for counts in stats)
         return {t.name: ps.pull(t.name, rows=workload.ids_of(t.name)).tobytes().hex() for t in tables}
 
     def read(ps: mpips.Reader) -> None:
         while not ps.done:
             for table in tables:
                 ps.pull(table.name, rows=workload.ids_of(table.name)[:50])
+                ps.server_stats(table.name)
 
     checkpoint = None
     if "directory" in options:

@@ -19,7 +19,7 @@ def tables(staleness: int | None = 0) -> list[mpips.Rows]:
     common: dict[str, Any] = {"staleness": staleness, "dtype": "float64"}
     return [mpips.Rows("user", rows=ROWS, dim=5, optimizer=RULES["user"], init=mpips.init.normal(1.0), **common),
             mpips.Rows("item", rows=ROWS, dim=1, optimizer=RULES["item"], init=mpips.init.uniform(), combine="mean", **common),
-            mpips.Rows("word", rows=None, capacity=4 * ROWS, dim=3, optimizer=RULES["word"], **common)]
+            mpips.Rows("word", rows=None, capacity=4 * ROWS, dim=3, optimizer=RULES["word"], admit=2, **common)]
 
 
 def ids_of(name: str) -> Any:

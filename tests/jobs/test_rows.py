@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mpips.checkpoint.read import Saved
+from mpips.checkpoint.verify import verify
 from tests.jobs import rows_workload as workload
 from tests.mpirun import mpirun
 from tests.oracle import NaiveRows
@@ -59,10 +60,12 @@ def test_with_rows_kept_and_announced_the_bits_are_the_same(nodes: str) -> None:
     same(job(servers=2, nodes=nodes, cache=100), expected(CLOCKS))
 
 
-def test_resumed_on_another_number_of_servers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("servers", [1, 2, 3])
+def test_resumed_on_the_same_or_another_number_of_servers(tmp_path: Path, servers: int) -> None:
     """The bits of an uninterrupted run; the checkpoint holds each row that was born, with its slots and folds."""
     job(servers=2, clocks=[4, 4], directory=str(tmp_path), every=4)
-    same(job(servers=1, clocks=[7, 7], directory=str(tmp_path), resume="auto"), expected([7, 7]))
+    assert verify(tmp_path / "step-00000004").ok
+    same(job(servers=servers, clocks=[7, 7], directory=str(tmp_path), resume="auto"), expected([7, 7]))
     with Saved(tmp_path / "step-00000007") as saved:
         ids, values = saved.ids("word"), saved.array("word")
         want = dict(zip(workload.ids_of("word").tolist(), expected([7, 7])["word"].reshape(-1, 3), strict=True))

@@ -30,11 +30,12 @@ def push(ps: Any, ids: Any, value: float = 1.0) -> None:
     ps.clock()
 
 
-def resumed(before: Any, after: Any, at: int, last: int, work: Any) -> Any:
+def resumed(before: Any, after: Any, at: int, last: int, work: Any, servers: tuple[int, int] = (1, 1)) -> Any:
     """What `work(ps, clock)` returns of a job that began again after `at` clocks."""
     saver = Recorder()
-    play([before], lambda ps: work(ps, at), workers=1, saver=saver, at_end=True)
-    return play([after], lambda ps: work(ps, last), workers=1, restored=saver.restored(), clocks=[at])["worker 0"]
+    play([before], lambda ps: work(ps, at), workers=1, servers=servers[0], saver=saver, at_end=True)
+    return play([after], lambda ps: work(ps, last), workers=1, servers=servers[1], restored=saver.restored(),
+                clocks=[at])["worker 0"]
 
 
 @pytest.mark.parametrize("staleness", [0, None])
@@ -154,6 +155,23 @@ def test_death_does_not_depend_on_where_a_job_was_resumed() -> None:
         return ps.pull("t", rows=[1])[0, 0]
 
     assert resumed(t, t, 19, 20, work) == play([t], lambda ps: work(ps, 20), workers=1)["worker 0"]
+
+
+@pytest.mark.parametrize("servers", [(1, 1), (2, 2), (1, 3), (3, 2)])
+@pytest.mark.parametrize("capacity", [30, 900])
+def test_sightings_outlast_a_resume(servers: tuple[int, int], capacity: int) -> None:
+    """Half of these have been seen twice before it, half once; a table may have more room afterwards, or less."""
+    def work(ps: Any, last: int) -> Any:
+        for clock in range(ps.now, last):
+            push(ps, np.arange(0, 20, 2 if clock == 1 else 1))
+        return ps.pull("t", rows=np.arange(20))[:, 0].tolist()
+
+    t = table(capacity=300, admit=3)
+    after = table(capacity=capacity, admit=3)
+    assert resumed(t, after, 2, 3, work, servers) == [1, 0] * 10
+    assert resumed(t, after, 2, 4, work, servers) == [2, 1] * 10
+    assert resumed(t, table(capacity=capacity, admit=2), 2, 3, work, servers) == [1] * 20
+    assert resumed(table(capacity=300), after, 2, 3, work, servers) == [3, 2] * 10  # they live
 
 
 def test_a_full_table_is_resumed_on_fewer_servers() -> None:

@@ -96,13 +96,14 @@ def test_rows_are_admitted_and_die_by_the_clock(seed: int) -> None:
 @given(st.integers(0, 1 << 30), st.lists(st.tuples(st.integers(1, 5), st.integers(1, 3)), max_size=2), st.integers(1, 3),
        st.booleans(), st.booleans())
 def test_resumed_on_any_number_of_servers(seed: int, parts: list[tuple[int, int]], servers: int, named: bool, far: bool) -> None:
-    """A job that is ended and resumed, twice maybe, goes on with the same bits; so do times to live."""
+    """A job that is ended and resumed, twice maybe, goes on with the same bits; so do times to live and sightings."""
     clock, again = 0, []
     for clocks, on in parts:
         clock += clocks
         again.append((clock, on))
+    more = {"ttl": seed % 3 + 1, "admit": seed % 4 + 1} if named else {}
     bsp(seed, servers=servers, workers=seed % 2 + 1, clocks=clock + 3, far=far, named=named, again=again,
-        optimizer=RULES[seed % len(RULES)], decay=(0.0, 0.25)[seed % 2], **({"ttl": seed % 3 + 1} if named else {}))
+        optimizer=RULES[seed % len(RULES)], decay=(0.0, 0.25)[seed % 2], **more)
 
 
 @pytest.mark.parametrize("when_full", ["oldest", "rarest", "smallest"])

@@ -7,15 +7,15 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpips.transport.words import BLOCK_WORDS, CATALOGUE_BYTES, CLIENT_WORDS, LINE, SPOOL, WORD, Map, Words
+from mpips.transport.words import BLOCK_WORDS, CATALOGUE_BYTES, CLIENT_WORDS, COUNT_WORDS, LINE, SPOOL, WORD, Map, Words
 
-SHAPES = st.tuples(st.integers(1, 5), st.integers(0, 3), st.integers(1, 4), st.integers(0, 40), st.integers(0, 40))
+SHAPES = st.tuples(st.booleans(), st.integers(1, 5), st.integers(0, 3), st.integers(1, 4), st.integers(0, 40), st.integers(0, 40))
 
 
 @given(SHAPES)
-def test_every_word_has_a_place_of_its_own_and_writers_share_no_line(shape: tuple[int, int, int, int, int]) -> None:
-    workers, readers, servers, tables, blocks = shape
-    words = Words(workers, workers + readers, servers, tables, blocks)
+def test_every_word_has_a_place_of_its_own_and_writers_share_no_line(shape: tuple[bool, int, int, int, int, int]) -> None:
+    logs, workers, readers, servers, tables, blocks = shape
+    words = Words(workers, workers + readers, servers, tables, blocks, logs=logs)
     owner: dict[int, str] = {}
 
     def claim(who: str, first: int, count: int) -> None:
@@ -32,6 +32,8 @@ def test_every_word_has_a_place_of_its_own_and_writers_share_no_line(shape: tupl
         claim("server", words.reply(k), LINE)
     for slot in range(blocks):
         claim("server", words.block(slot), BLOCK_WORDS)
+    for table in range(tables if logs else 0):
+        claim("server", words.counts(table), COUNT_WORDS)
     for s in range(servers):
         claim(f"peer {s}", words.peer(s), LINE)
     for k in range(words.clients):
@@ -49,9 +51,9 @@ def test_every_word_has_a_place_of_its_own_and_writers_share_no_line(shape: tupl
 
 
 @given(SHAPES, st.integers(0, 20_000))
-def test_regions_follow_each_other_on_pages(shape: tuple[int, int, int, int, int], nbytes: int) -> None:
-    workers, readers, servers, tables, blocks = shape
-    words = Words(workers, workers + readers, servers, tables, blocks)
+def test_regions_follow_each_other_on_pages(shape: tuple[bool, int, int, int, int, int], nbytes: int) -> None:
+    logs, workers, readers, servers, tables, blocks = shape
+    words = Words(workers, workers + readers, servers, tables, blocks, logs=logs)
     m = Map(words, nbytes)
     assert m.catalogue == words.count * WORD
     assert m.spool(0) == m.catalogue + CATALOGUE_BYTES
