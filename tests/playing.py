@@ -17,7 +17,7 @@ from mpips.layout import Layout
 from mpips.optim import Fold
 from mpips.server import Server
 from mpips.server.mailboxes import Mailboxes
-from mpips.server.saving import Cut, Piece, RowPiece, RowState
+from mpips.server.saving import Cut, Piece, RowPiece, RowShard, RowState
 from mpips.table import Dense, Rows, Table
 from mpips.transport import plan as plan_of_memory
 from mpips.transport.base import Backoff
@@ -84,7 +84,8 @@ def build(tables: list[Dense], work: Callable[[Worker], Any], *, workers: int = 
                 transport.poll()
                 if not server.step():
                     backoff.rest()
-            results[f"server {index}"] = [_copied(piece) for piece in server._store.pieces(NEVER)]
+            results[f"server {index}"] = [p for kept in map(_copied, server._store.pieces(NEVER))
+                                          for p in (kept.pieces() if isinstance(kept, RowShard) else [kept])]
         return go
 
     def client(k: int) -> Callable[[Any], None]:
@@ -135,12 +136,13 @@ def play(tables: list[Dense], work: Callable[[Worker], Any], **options: Any) -> 
     return results
 
 
-def _copied(piece: Piece | RowPiece) -> Any:
-    if isinstance(piece, RowPiece):
-        slots = {name: slot.copy() for name, slot in piece.slots.items()}
-        state = piece.state and RowState(piece.state.server, dict(piece.state.counters),
-                                         {name: array.copy() for name, array in piece.state.arrays.items()})
-        return RowPiece(piece.table, piece.ids.copy(), piece.folds.copy(), piece.value.copy(), slots, state)
+def _copied(piece: Piece | RowShard) -> Any:
+    if isinstance(piece, RowShard):
+        pieces = [RowPiece(p.table, p.ids.copy(), p.folds.copy(), p.value.copy(), {name: a.copy() for name, a in p.slots.items()})
+                  for p in piece.pieces()]
+        kept = {name: array.copy() for name, array in piece.state.arrays.items()}
+        state = RowState(piece.state.server, dict(piece.state.counters), kept)
+        return RowShard(piece.table, piece.rows, state, lambda: iter(pieces))
     slots = {name: slot.copy() for name, slot in piece.slots.items()}
     return Piece(piece.table, piece.index, piece.start, piece.stop, piece.folds, piece.value.copy(), slots)
 
@@ -160,12 +162,12 @@ class Recorder:
     complete: list[tuple[Cut, dict[str, np.ndarray[Any, Any]]]] = field(default_factory=list)
     slots: list[dict[tuple[str, str], np.ndarray[Any, Any]]] = field(default_factory=list)
     folds: list[dict[tuple[str, int], int]] = field(default_factory=list)
-    rows: list[dict[str, list[RowPiece]]] = field(default_factory=list)
+    rows: list[dict[str, list[RowShard]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._shards: dict[tuple[Cut, int], list[Any]] = {}
 
-    def write_shard(self, cut: Cut, server: int, servers: int, pieces: Sequence[Piece | RowPiece]) -> Iterator[None]:
+    def write_shard(self, cut: Cut, server: int, servers: int, pieces: Sequence[Piece | RowShard]) -> Iterator[None]:
         kept = []
         for piece in pieces:
             for _ in range(self.pace):
@@ -181,11 +183,12 @@ class Recorder:
         values: dict[str, np.ndarray[Any, Any]] = {}
         slots: dict[tuple[str, str], np.ndarray[Any, Any]] = {}
         folds: dict[tuple[str, int], int] = {}
-        rows: dict[str, list[RowPiece]] = {}
+        rows: dict[str, list[RowShard]] = {}
         for table in tables:
             if isinstance(table, Rows):
                 rows[table.name] = mine = [p for shard in shards for p in shard if p.table.name == table.name]
-                ids = sorted(k for p in mine for k in p.ids.tolist())
+                ids = sorted(k for kept in mine for p in kept.pieces() for k in p.ids.tolist())
+                assert len(ids) == sum(kept.rows for kept in mine)
                 assert len(set(ids)) == len(ids), f"{cut}: a row of {table.name} lies in two places"
                 assert table.rows is None or ids == list(range(table.rows)), f"{cut}: rows of {table.name} are missing"
                 continue
@@ -219,16 +222,17 @@ class Recorded:
     values: dict[str, np.ndarray[Any, Any]]
     slots: dict[tuple[str, str], np.ndarray[Any, Any]]
     counts: dict[tuple[str, int], int]
-    pieces: dict[str, list[RowPiece]]
+    shards: dict[str, list[RowShard]]
 
     def check(self, tables: Sequence[Table]) -> None:
-        assert {t.name for t in tables} == {*self.values, *self.pieces}
+        assert {t.name for t in tables} == {*self.values, *self.shards}
 
     def rows(self, table: Rows, server: int, servers: int) -> Iterator[RowPiece]:
-        yield from self.pieces[table.name]
+        for kept in self.shards[table.name]:
+            yield from kept.pieces()
 
     def states(self, table: Rows, server: int, servers: int) -> Iterator[RowState]:
-        found = [piece.state for piece in self.pieces[table.name] if piece.state is not None]
+        found = [kept.state for kept in self.shards[table.name]]
         yield from (state for state in found if len(found) != servers or state.server == server)
 
     def read(self, table: str, slot: str | None, start: int, stop: int) -> np.ndarray[Any, Any]:

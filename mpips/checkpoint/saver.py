@@ -17,7 +17,7 @@ from mpips.errors import CheckpointError, UsageError
 from mpips.table import Table
 
 if TYPE_CHECKING:
-    from mpips.server.saving import Cut, Piece, RowPiece
+    from mpips.server.saving import Cut, Piece, RowShard
 
 
 class DirectorySaver:
@@ -42,7 +42,7 @@ class DirectorySaver:
         self.life = life or Life.of(os.environ)
         self._revisions: dict[tuple[int, int], int] = {}  # (clock, server) to what this process wrote last
 
-    def write_shard(self, cut: Cut, server: int, servers: int, pieces: Sequence[Piece | RowPiece]) -> Iterator[None]:
+    def write_shard(self, cut: Cut, server: int, servers: int, pieces: Sequence[Piece | RowShard]) -> Iterator[None]:
         """Write one server's file under its final name, data on disk when the generator ends.
 
         Raises:

@@ -38,13 +38,13 @@ from mpips.errors import MpipsError
 from mpips.table import Rows
 
 if TYPE_CHECKING:
-    from mpips.server.saving import Cut, Piece, RowPiece, RowState
+    from mpips.server.saving import Cut, Piece, RowShard, RowState
 
 Array = np.ndarray[Any, np.dtype[Any]]
 SLICE = 8 << 20
 
 
-def write_shard(directory: Path, cut: Cut, server: int, servers: int, pieces: Sequence[Piece | RowPiece], *,
+def write_shard(directory: Path, cut: Cut, server: int, servers: int, pieces: Sequence[Piece | RowShard], *,
                 life: Life, revision: int = 0) -> Iterator[None]:
     """Write the pieces of one server under the final name of its shard; it is on disk when the generator ends.
 
@@ -65,7 +65,7 @@ def write_shard(directory: Path, cut: Cut, server: int, servers: int, pieces: Se
         with create(path, cut.clock, 2 if rows else 1) as file:
             for name, mine in by_table.items():
                 if isinstance(mine[0].table, Rows):
-                    tables[name] = yield from _write_rows(file, mine[0].table, mine, range(server, 1 << 62, servers))
+                    tables[name] = yield from _write_rows(file, mine[0].table, mine[0], range(server, 1 << 62, servers))
                 else:
                     tables[name] = yield from _write_blocks(file, name, sorted(mine, key=lambda p: p.index))
             raw = encode(ShardIndex(version=version_of(tables.values()), clocks=list(cut.clocks), server=server, servers=servers,
@@ -82,27 +82,44 @@ def _write_blocks(file: Any, name: str, pieces: Sequence[Piece]) -> Generator[No
                       stop=[p.stop for p in pieces], folds=[p.folds for p in pieces], crc32=sums)
 
 
-def _write_rows(file: Any, table: Rows, pieces: Sequence[RowPiece], own: range) -> Generator[None, None, ShardTable]:
+def _write_rows(file: Any, table: Rows, shard: RowShard, own: range) -> Generator[None, None, ShardTable]:
     """Write all arrays of a table of rows; `own` are the ids that this server has in their order, where ids are numbered."""
-    parts, stops = [], [0]
-    for p in pieces:
-        n = len(p.ids)
-        if table.rows is not None and not np.array_equal(p.ids, np.arange(n) * own.step + own[stops[-1]]):
+    arrays: dict[str, str] = {}
+    single: list[str] = []
+    outs: dict[str, Any] = {}
+    sums: dict[str, list[int]] = {}
+    stops, written = [0], 0
+    for p in shard.pieces():
+        n, at = len(p.ids), stops[-1]
+        if table.rows is not None and not np.array_equal(p.ids, np.arange(n) * own.step + own[at]):
             raise MpipsError(f"checkpoint: server {own.start} has not its rows of table '{table.name}' in the order of their ids")
         part = {VALUE: p.value, **{slot_array(s): a for s, a in p.slots.items()}, FOLDS: p.folds,
                 **({IDS: p.ids} if table.rows is None else {})}
         assert p.value.shape == (n, table.dim)
         assert {a.shape for a in p.slots.values()} <= {(n,), (n, table.dim)}
         assert (p.folds.dtype.name, p.ids.dtype.name) == ("int32", "int64")
-        parts.append(part)
-        stops.append(stops[-1] + n)
-    arrays, single = _dtypes(parts[0]), [array for array, data in parts[0].items() if data.ndim == 1]
-    full = [k for k, p in enumerate(pieces) if len(p.ids)]  # a block has a row
-    sums = yield from _write_arrays(file, table.name, [parts[k] for k in full], [(len(pieces[k].ids), table.dim) for k in full])
-    state = (yield from _write_state(file, table.name, pieces[0].state)) if pieces[0].state else None
-    return ShardTable(arrays=arrays, index=list(range(len(full))), start=[stops[k] for k in full],
-                      stop=[stops[k + 1] for k in full], folds=[], crc32=sums or {array: [] for array in arrays}, single=single,
-                      state=state)
+        if not arrays:
+            arrays, single = _dtypes(part), [array for array, data in part.items() if data.ndim == 1]
+            sums = {array: [] for array in arrays}
+        if not n:  # a block has a row
+            continue
+        for array, data in part.items():
+            raw = stored(data)
+            if array not in outs:
+                outs[array] = new(file, dataset(table.name, array), (shard.rows, *data.shape[1:]), arrays[array])
+            put(outs[array], at, raw)
+            sums[array].append(crc32(raw))
+            written += raw.nbytes
+        stops.append(at + n)
+        if written >= SLICE:
+            written = 0
+            yield
+    assert stops[-1] == shard.rows
+    yield
+    blocks = len(stops) - 1
+    state = yield from _write_state(file, table.name, shard.state)
+    return ShardTable(arrays=arrays, index=list(range(blocks)), start=stops[:-1], stop=stops[1:], folds=[], crc32=sums,
+                      single=single, state=state if state.counters or state.arrays else None)
 
 
 def _write_state(file: Any, name: str, state: RowState) -> Generator[None, None, State]:
@@ -125,10 +142,7 @@ def _dtypes(part: Mapping[str, Array]) -> dict[str, str]:
 
 def _write_arrays(file: Any, name: str, parts: Sequence[Mapping[str, Array]],
                   shapes: Sequence[tuple[int, ...]]) -> Generator[None, None, dict[str, list[int]]]:
-    """Write the blocks of a table, which have these shapes; the generator's value is their checksums by array.
-
-    An array of a block may have only the first axis of its shape.
-    """
+    """Write the blocks of a dense table, which have these shapes; the generator's value is their checksums by array."""
     arrays = _dtypes(parts[0]) if parts else {}
     sums: dict[str, list[int]] = {array: [] for array in arrays}
     total = sum(shape[0] for shape in shapes)

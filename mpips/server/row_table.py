@@ -23,7 +23,7 @@ from mpips.directory import owners
 from mpips.optim.rows import RowFold
 from mpips.server.logs import Piece
 from mpips.server.population import NOBODY, Population
-from mpips.server.saving import Restored, RowPiece, RowState
+from mpips.server.saving import Restored, RowPiece, RowShard, RowState
 from mpips.table import Rows
 from mpips.transport.base import Array, Transport
 from mpips.transport.words import MARK, WORD, RowPlace
@@ -148,29 +148,28 @@ class RowTable:
         if unborn.size:
             out[unborn] = self._initial(ids[unborn])
 
-    def pieces(self) -> Iterator[RowPiece]:
+    def shard(self) -> RowShard:
         """Everything that a checkpoint needs: nothing may be folded while it is read."""
-        live, count = None, len(self.marks)
-        if self.population is not None:
-            count = len(self.population)
-            if not self.population.lives[:count].all():  # else what is given are views
-                live = np.flatnonzero(self.population.lives)
+        more, arrays = self.population.state() if self.population is not None else ({}, {})
+        state = RowState(self._server, {**self.counters, **more}, arrays)
+        return RowShard(self.table, self.counts()["rows"], state, self._pieces)
+
+    def _pieces(self) -> Iterator[RowPiece]:
+        """All rows; the first piece is empty, it says what arrays there are."""
+        live, count = None, self.counts()["rows"]
+        if self.population is not None and not self.population.lives[:count].all():  # else what is given are views
+            live = np.flatnonzero(self.population.lives)
         for lo, hi in chain([(0, 0)], _chunks(count, self.table)):
-            state = self._state() if not hi else None
             at = slice(lo, hi) if live is None else live[lo:hi]
             slots = {name: slot[at] for name, slot in zip(self.fold.names, self.slots, strict=True)}
             if self._folded is not None:
                 slots[FOLDED] = self._folded[at]
             if self.population is None:
-                yield RowPiece(self.table, self._ids(lo, hi), _folds(self.marks[at]), self.values[at], slots, state)
+                yield RowPiece(self.table, self._ids(lo, hi), _folds(self.marks[at]), self.values[at], slots)
             else:
                 slots[SEEN] = self.population.seen[at]
                 folds = _folds(self.marks[at] - self._born[at])
-                yield RowPiece(self.table, self.population.owners[at], folds, self.values[at], slots, state)
-
-    def _state(self) -> RowState:
-        more, arrays = self.population.state() if self.population is not None else ({}, {})
-        return RowState(self._server, {**self.counters, **more}, arrays)
+                yield RowPiece(self.table, self.population.owners[at], folds, self.values[at], slots)
 
     def counts(self) -> dict[str, int]:
         """How many rows there are, and `counters`."""

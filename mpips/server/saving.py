@@ -5,7 +5,7 @@ The server knows when (all folds of a clock are published and none of the next h
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -65,7 +65,6 @@ class RowPiece:
         folds: (n,) int32, how often each row was folded.
         value: (n, dim), the table's dtype.
         slots: by name, (n, dim), or (n,) of a slot that has one number for each row.
-        state: of the server; with its first piece to be saved.
     """
 
     table: Table
@@ -73,13 +72,27 @@ class RowPiece:
     folds: Array
     value: Array
     slots: Mapping[str, Array]
-    state: RowState | None = None
+
+
+@dataclass(frozen=True)
+class RowShard:
+    """All rows of a table of rows on one server, and what it keeps beside them.
+
+    Attributes:
+        rows: how many.
+        pieces: makes them, some megabytes at a time, as the saver comes to them; each may be empty.
+    """
+
+    table: Table
+    rows: int
+    state: RowState
+    pieces: Callable[[], Iterator[RowPiece]]
 
 
 class Saver(Protocol):
     """Writes and publishes checkpoints; each generator yields between slices, so that the server can poll."""
 
-    def write_shard(self, cut: Cut, server: int, servers: int, pieces: Sequence[Piece | RowPiece]) -> Iterator[None]:
+    def write_shard(self, cut: Cut, server: int, servers: int, pieces: Sequence[Piece | RowShard]) -> Iterator[None]:
         """Write one server's file under its final name, data on disk when the generator ends."""
 
     def publish(self, cut: Cut, servers: int, tables: Sequence[Table]) -> Iterator[None]:

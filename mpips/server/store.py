@@ -15,7 +15,7 @@ from mpips.optim import Fold
 from mpips.optim.rows import RowFold
 from mpips.optim.team import Team
 from mpips.server.row_table import RowTable
-from mpips.server.saving import Array, Piece, Restored, RowPiece
+from mpips.server.saving import Array, Piece, Restored, RowShard
 from mpips.table import Dense, Rows, Table
 from mpips.trace import Trace
 from mpips.transport.base import Transport
@@ -218,14 +218,14 @@ class Store:
         """The tables that belong to the cut of this clock."""
         return [self.table(number) for number, since in enumerate(self.since) if since < clock]
 
-    def pieces(self, clock: int) -> list[Piece | RowPiece]:
+    def pieces(self, clock: int) -> list[Piece | RowShard]:
         """Everything that the checkpoint of this clock needs, as views: nothing may be folded while they are read."""
-        out: list[Piece | RowPiece] = []
+        out: list[Piece | RowShard] = []
         for number, blocks in enumerate(self.blocks):
             if self.since[number] >= clock:
                 continue
             if number in self.rows:
-                out += self.rows[number].pieces()
+                out.append(self.rows[number].shard())
                 continue
             for block in blocks:
                 span, version = self.spans[block.slot], self.version(block.slot)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mpips.checkpoint.saver import DirectorySaver
-from mpips.server.saving import Array, Cut, RowPiece
+from mpips.server.saving import Array, Cut, RowPiece, RowShard, RowState
 from mpips.table import Rows
 
 WISE = "acc"  # slots with this beginning have one number for each row
@@ -81,6 +81,11 @@ def pieces(table: Rows, data: Truth, server: int, servers: int, per: int = 3) ->
     return [RowPiece(table, p.ids, p.folds, p.value, p.slots) for p in map(data.of, cuts)]
 
 
+def shard(table: Rows, found: Sequence[RowPiece], server: int = 0, state: RowState | None = None) -> RowShard:
+    """Pieces as a saver gets them."""
+    return RowShard(table, sum(len(p.ids) for p in found), state or RowState(server, {}, {}), lambda: iter(found))
+
+
 def save(directory: Path, tables: Sequence[Rows], data: Sequence[Truth], *, servers: int = 2, per: int = 3, clock: int = 10,
          more: Any = None) -> Path:
     """Write a checkpoint and return its directory; `more(server)` gives pieces of other tables, whose tables it has, too."""
@@ -88,7 +93,8 @@ def save(directory: Path, tables: Sequence[Rows], data: Sequence[Truth], *, serv
 
     def steps() -> Iterator[None]:
         for server in range(servers):
-            own = [p for table, rows in zip(tables, data, strict=True) for p in pieces(table, rows, server, servers, per)]
+            own = [shard(table, found, server) for table, rows in zip(tables, data, strict=True)
+                   if (found := pieces(table, rows, server, servers, per))]
             yield from saver.write_shard(cut, server, servers, [*(more(server) if more else []), *own])
         yield from saver.publish(cut, servers, [*(more.tables if more else []), *tables])
 

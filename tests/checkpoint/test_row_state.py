@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from runpy import run_path
 from types import SimpleNamespace
@@ -39,8 +38,9 @@ def save(directory: Path, servers: int = 3, alive: int = 17) -> Path:
     saver, cut, data = DirectorySaver(directory, mpi="none"), Cut((10,)), making.truth(TABLE, alive)
     for server in range(servers):
         empty = making.pieces(TABLE, DATA, server, servers, per=1000)[1]
-        first = replace(empty, state=RowState(server, {"sighted": 40 + server}, {"sightings": counts(server)}))
-        list(saver.write_shard(cut, server, servers, [first, *making.pieces(TABLE, data, server, servers)]))
+        state = RowState(server, {"sighted": 40 + server}, {"sightings": counts(server)})
+        found = making.shard(TABLE, [empty, *making.pieces(TABLE, data, server, servers)], server, state)
+        list(saver.write_shard(cut, server, servers, [found]))
     list(saver.publish(cut, servers, [TABLE]))
     return directory / "step-00000010"
 

@@ -245,10 +245,11 @@ def test_what_may_differ_may_differ(step: Path) -> None:
 def test_rows_of_another_server_or_too_few_are_refused(tmp_path: Path) -> None:
     wrong = making.pieces(NUMBERED, DATA[0], 1, 2)
     with pytest.raises(MpipsError, match="server 0 has not its rows of table 'user' in the order of their ids"):
-        list(write_shard(tmp_path, Cut((1,)), 0, 2, wrong, life=Life()))
+        list(write_shard(tmp_path, Cut((1,)), 0, 2, [making.shard(NUMBERED, wrong)], life=Life()))
     saver = DirectorySaver(tmp_path)
     for server in range(2):
-        list(saver.write_shard(Cut((1,)), server, 2, making.pieces(NUMBERED, DATA[0], server, 2)[: 2 - server]))
+        few = making.pieces(NUMBERED, DATA[0], server, 2)[: 2 - server]
+        list(saver.write_shard(Cut((1,)), server, 2, [making.shard(NUMBERED, few, server)]))
     with pytest.raises(MpipsError, match="server 0 has written 3 rows of table 'user' and not its 10"):
         list(saver.publish(Cut((1,)), 2, [NUMBERED]))
 
@@ -258,7 +259,7 @@ def test_servers_that_keep_different_arrays_are_refused(tmp_path: Path) -> None:
     for server in range(2):
         mine = making.pieces(BORN, DATA[1], server, 2)
         flat = [replace(p, slots={s: a[..., 0] if s == "m" and server else a for s, a in p.slots.items()}) for p in mine]
-        list(saver.write_shard(Cut((1,)), server, 2, flat))
+        list(saver.write_shard(Cut((1,)), server, 2, [making.shard(BORN, flat, server)]))
     with pytest.raises(MpipsError, match="the servers keep different arrays for table 'item'"):
         list(saver.publish(Cut((1,)), 2, [BORN]))
 
@@ -277,7 +278,7 @@ def test_large_tables_are_written_in_slices(tmp_path: Path) -> None:
     table = Rows("big", rows=SLICE // 16, dim=8, optimizer=making.Rule(("m",)))
     data = making.truth(table)
     pieces = making.pieces(table, data, 0, 1, per=SLICE // 128)
-    assert sum(1 for _ in write_shard(tmp_path, Cut((1,)), 0, 1, pieces, life=Life())) >= 4
+    assert sum(1 for _ in write_shard(tmp_path, Cut((1,)), 0, 1, [making.shard(table, pieces)], life=Life())) >= 4
 
 
 def test_the_master_can_be_written_again_from_the_manifest(step: Path) -> None:

@@ -75,7 +75,7 @@ def test_they_outlast_a_resume(servers: tuple[int, int], rows: int | None) -> No
 
     t, saver = table(rows=rows, **({"capacity": 300, "ttl": 2, "admit": 2} if rows is None else {})), Recorder()
     before = counted(t, work(3), servers=servers[0], saver=saver, at_end=True)
-    saved = [piece.state for piece in saver.restored().pieces["t"] if piece.state]
+    saved = [kept.state for kept in saver.restored().shards["t"]]
     assert {name: sum(state.counters[name] for state in saved) for name in COUNTERS} == {k: before[k] for k in COUNTERS}
     assert len(saved) == servers[0]
     resume: dict[str, Any] = {"restored": saver.restored(), "clocks": [3], "servers": servers[1]}
