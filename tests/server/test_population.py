@@ -6,8 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mpips import init, optim
+from mpips.server.population import least
 from mpips.worker import row_pull
 from tests.playing import Recorder, play, small_logs
 from tests.server.test_rows import bsp
@@ -253,3 +256,11 @@ def test_the_smallest_row_is_small_after_its_decay() -> None:
 def test_slots_of_a_row_are_born_and_saved_with_it(seed: int) -> None:
     bsp(seed, servers=seed + 1, workers=2, clocks=8, named=True, optimizer=optim.RowAdagrad(lr=0.1), ttl=2, decay=0.1,
         again=[(3, 2), (5, 1)])
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=40), st.data())
+def test_the_least_are_those_that_sorting_gives(worth: list[int], data: st.DataObject) -> None:
+    ids = np.array(data.draw(st.permutations(range(len(worth)))))
+    count = data.draw(st.integers(1, len(worth)))
+    values = np.array(worth) / 2
+    assert set(least(values, ids, count).tolist()) == set(np.lexsort((ids, values))[:count].tolist())
