@@ -84,6 +84,7 @@ class RowCache:
         at = self._directory.lookup(ids)
         old = np.flatnonzero((at >= 0) & (self._good[at] <= good))
         self._values[at[old]], self._good[at[old]] = values[old], good
+        self._use(at[old])
         new = np.flatnonzero(at < 0)[: len(self._lives)]
         self._make_room(len(new))
         at = np.flatnonzero(~self._lives)[: len(new)]

@@ -79,6 +79,18 @@ def test_what_was_used_often_long_ago_goes(monkeypatch: pytest.MonkeyPatch) -> N
     assert found(kept, [1, 2, 3]) == [2, 3]
 
 
+@pytest.mark.parametrize("keep", row_cache.KEEP)
+def test_a_row_that_was_too_old_is_used_when_it_is_fetched_again(keep: str) -> None:
+    kept = cache(8, keep)
+    for clock in range(5):
+        fetched(kept, [1, 2, 3, 4], good=clock)
+        fetched(kept, range(10 * clock + 10, 10 * clock + 14), good=clock)
+        assert found(kept, [1, 2, 3, 4], now=clock + 1) == []
+    fetched(kept, [1, 2, 3, 4], good=5)
+    fetched(kept, range(60, 64), good=5)
+    assert found(kept, [1, 2, 3, 4], now=5) == [1, 2, 3, 4]
+
+
 def test_more_than_there_is_room_for() -> None:
     kept = cache(4)
     fetched(kept, range(100, 110))
