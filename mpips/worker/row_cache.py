@@ -167,7 +167,7 @@ class CachedPull(RowPull):
         self._ready = not self._wanted.size
 
     def _ask(self) -> Asked:
-        if self._state.table.staleness:
+        if self._wanted.size and self._state.table.staleness:
             self._good = min(self._clocks())
             self._link.transport.sync()  # before any row is read
         return super()._ask()

@@ -256,6 +256,19 @@ def test_what_is_kept_is_not_fetched(far: bool) -> None:
     assert play([table()], work, workers=1, far=far)["worker 0"] == (5, 4)
 
 
+@pytest.mark.parametrize("staleness", [0, 2, None])
+def test_a_pull_of_nothing_but_kept_rows_asks_no_server(staleness: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(ps: Any) -> None:
+        ps.cache("t", 10, clocks=None if staleness is not None else 2)
+        ps.pull("t", rows=[3, 1])
+        with monkeypatch.context() as patch:
+            for look in ("load", "loads", "row", "get", "gather"):
+                patch.setattr(ps._link.transport, look, None)
+            ps.pull("t", rows=[1, 3])
+
+    play([table(staleness=staleness)], work, workers=1, far=True)
+
+
 @pytest.mark.parametrize("far", [False, True])
 def test_rows_that_were_announced_are_there(far: bool) -> None:
     def work(ps: Any) -> Any:
