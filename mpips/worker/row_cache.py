@@ -48,6 +48,7 @@ class RowCache:
         self._values = np.empty((rows, table.dim), table.np_dtype)
         self._ids, self._good = np.empty(rows, np.int64), np.empty(rows, np.int64)
         self._lives = np.zeros(rows, bool)
+        self._free = np.arange(rows)  # the first of these, as many as there are: where no row lives
         self._worth = np.zeros(rows, np.int64)  # when it was used last, or how often
         self._uses = 0
         self._pushed: deque[tuple[int, Array]] = deque()  # clocks and ids of this worker's pushes
@@ -87,7 +88,8 @@ class RowCache:
         self._use(at[old])
         new = np.flatnonzero(at < 0)[: len(self._lives)]
         self._make_room(len(new))
-        at = np.flatnonzero(~self._lives)[: len(new)]
+        free = len(self._lives) - len(self._directory)
+        at = self._free[free - len(new) : free]
         self._directory.insert(ids[new], at)
         self._ids[at], self._values[at], self._good[at], self._lives[at], self._worth[at] = ids[new], values[new], good, True, 0
         self._use(at)
@@ -111,7 +113,10 @@ class RowCache:
             self._forget(gone)
 
     def _forget(self, at: Array) -> None:
-        self._lives[at[at >= 0]] = False
+        """Free the places of rows that the directory has just forgotten, all different; -1 are none."""
+        at, free = at[at >= 0], len(self._lives) - len(self._directory)
+        self._free[free - len(at) : free] = at
+        self._lives[at] = False
 
     def _use(self, at: Array) -> None:
         if not self._often:

@@ -150,6 +150,7 @@ def test_like_a_dictionary_that_forgets_more(capacity: int, keep: str, clocks: i
             assert {k for k in found(kept, ids, now)} <= {k for k in ids if all_kept.get(k, -99) >= now - clocks}
         assert len(kept) <= capacity
         assert int(kept._lives.sum()) == len(kept)
+        assert sorted(kept._free[: capacity - len(kept)]) == np.flatnonzero(~kept._lives).tolist()
 
 
 @settings(max_examples=25)
