@@ -70,7 +70,9 @@ class RowCache:
         return values
 
     def keep(self, ids: Array, values: Array, good: int, since: int) -> None:
-        """Keep rows, all different, that are good for a clock; of more than there is room for, the first.
+        """Keep rows, all different, that are good for a clock; of too many, some.
+
+        Those that are new take no more than what is free, or half: one large pull does not drive out all that was used before.
 
         Args:
             since: what this worker has pushed in clocks from this one on may be missing in them.
@@ -86,7 +88,10 @@ class RowCache:
         old = np.flatnonzero((at >= 0) & (self._good[at] <= good))
         self._values[at[old]], self._good[at[old]] = values[old], good
         self._use(at[old])
-        new = np.flatnonzero(at < 0)[: len(self._lives)]
+        new, capacity = np.flatnonzero(at < 0), len(self._lives)
+        most = max(capacity - len(self._directory), (capacity + 1) // 2)
+        if len(new) > most:
+            new = new[np.arange(most) * len(new) // most]  # from all over: ids ascend, and those at the end are as good
         self._make_room(len(new))
         free = len(self._lives) - len(self._directory)
         at = self._free[free - len(new) : free]

@@ -128,6 +128,17 @@ def test_what_the_worker_pushes_is_not_kept() -> None:
     assert len(kept._pushed) <= row_cache.KEPT
 
 
+@pytest.mark.parametrize("keep", row_cache.KEEP)
+def test_a_pull_of_very_many_rows_leaves_half_of_what_was_used(keep: str) -> None:
+    kept = cache(4, keep)
+    fetched(kept, [1, 2, 3, 4])
+    assert found(kept, [1, 2]) == [1, 2]
+    fetched(kept, range(100, 200))
+    assert found(kept, [1, 2, 3, 4]) == [1, 2]
+    assert len(kept) == 4
+    assert [k // 50 for k in found(kept, range(100, 200))] == [2, 3]  # not those alone that come first
+
+
 @settings(max_examples=60)
 @given(st.integers(1, 9), st.sampled_from(row_cache.KEEP), st.integers(0, 3), st.booleans(),
        st.lists(st.tuples(st.sampled_from(["find", "keep", "push", "clock"]), st.sets(st.integers(0, 15))), max_size=40))
