@@ -147,8 +147,11 @@ def new_cache(table: Rows, rows: int, keep: str, clocks: int | None, *, own: boo
     if (table.staleness is None) == (clocks is None):
         raise UsageError(f"{where}: " + ("say with clocks= how old a row may be, staleness None sets no limit" if clocks is None
                                          else f"clocks={clocks} is for staleness None, here staleness {table.staleness} says it"))
-    return RowCache(table, int(rows), keep, int(clocks if table.staleness is None and clocks is not None else table.staleness or 0),
-                    own=own)
+    age = clocks if table.staleness is None and clocks is not None else table.staleness or 0
+    try:
+        return RowCache(table, int(rows if table.rows is None else max(min(rows, table.rows), 1)), keep, int(age), own=own)
+    except (MemoryError, ValueError):
+        raise UsageError(f"{where}: there is no memory for {rows} rows of {table.row_bytes} bytes") from None
 
 
 class CachedPull(RowPull):

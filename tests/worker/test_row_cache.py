@@ -339,6 +339,11 @@ def test_bad_arguments_name_the_table() -> None:
             ps.intent("t", [ROWS], at_clock=0)
         with pytest.raises(UsageError, match="table 'd'"):
             ps.intent("d", [1], at_clock=0)
+        for many in (1 << 62, 1 << 70):
+            ps.cache("t", many)  # no more than the table has
+            with pytest.raises(UsageError, match=f"table 'h': cache.*: there is no memory for {many} rows of 4 bytes"):
+                ps.cache("h", many)
 
     asp = Rows("a", rows=3, dim=1, optimizer=optim.Add(), staleness=None)
-    play([table(), asp, Dense("d", (2,), optim.Add())], work, workers=1)
+    hashed = Rows("h", rows=None, capacity=9, dim=1, optimizer=optim.Add())
+    play([table(), asp, hashed, Dense("d", (2,), optim.Add())], work, workers=1)
