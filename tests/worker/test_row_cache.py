@@ -299,6 +299,22 @@ def test_rows_that_were_announced_are_there(far: bool) -> None:
     assert play([table()], work, workers=1, far=far)["worker 0"] == (3, 1)
 
 
+def test_what_is_wanted_much_later_costs_nothing_until_then() -> None:
+    def work(ps: Any) -> None:
+        ps.cache("t", 10)
+        for clock in reversed(range(100)):
+            ps.intent("t", [clock % ROWS], at_clock=clock)
+        for clock in range(100):
+            assert len(ps._ahead._later) == 99 - clock
+            assert len(ps._ahead._intents) <= 1
+            ps.pull("t", rows=[clock % ROWS])
+            ps.clock()
+        assert ps.stats["cache_hits"] == 100
+        assert not ps._ahead._intents
+
+    play([table()], work, workers=1)
+
+
 def test_a_row_is_used_as_many_clocks_as_staleness_allows() -> None:
     def work(ps: Any) -> Any:
         ps.cache("t", 10)
