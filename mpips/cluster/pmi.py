@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -28,7 +29,8 @@ LONGEST = b"900"  # even, or MPICH puts and gets other lengths; the rest of a li
 def short_requests(environ: Mapping[str, str] = os.environ) -> Iterator[None]:
     """The block is the first to import mpi4py.MPI; without Slurm's pmi2, or once MPI has started, nothing is done."""
     number = environ.get("PMI_FD", "")
-    if "SLURM_STEP_ID" not in environ or not number.isdecimal() or "mpi4py.MPI" in sys.modules:
+    if ("SLURM_STEP_ID" not in environ or "mpi4py.MPI" in sys.modules or not sys.executable  # Python inside another program
+            or not number.isdecimal() or not _socket(int(number))):
         yield
         return
     slurm = os.dup(int(number))
@@ -44,6 +46,14 @@ def short_requests(environ: Mapping[str, str] = os.environ) -> Iterator[None]:
         finally:
             os.dup2(slurm, int(number))  # the helper reads the end of its socket, and ends
             os.close(slurm)
+
+
+def _socket(number: int) -> bool:
+    """Whether that is one: what a rank has started has its environment, but often not its files."""
+    try:
+        return stat.S_ISSOCK(os.fstat(number).st_mode)
+    except OSError:
+        return False
 
 
 def relay(rank: socket.socket, slurm: socket.socket) -> None:

@@ -7,6 +7,7 @@ pull that wants the rows waits for what is still under way.
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,23 +34,25 @@ class Ahead:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._intents: list[Intent] = []
+        self._later: list[tuple[int, int, Intent]] = []  # a heap: when it begins, which one it is
+        self._said = 0
+        self._intents: list[Intent] = []  # under way
 
     def add(self, intent: Intent) -> None:
         """Take note, and begin if it is time."""
-        self._intents.append(intent)
+        self._said += 1
+        heapq.heappush(self._later, (intent.at - intent.cache.clocks, self._said, intent))
         self.step()
 
     def step(self) -> None:
         """Begin what can begin, and go on with the others; forget those whose clock is over."""
-        left = []
-        for intent in self._intents:
-            if intent.pull is None and intent.at - intent.cache.clocks <= self._link.now <= intent.at:
-                out = np.empty((len(intent.ids), intent.cache.table.dim), intent.cache.table.np_dtype)
-                intent.pull = CachedPull(self._link, intent.group, intent.ids, out, intent.cache, at=intent.at)
-            if intent.at >= self._link.now and not (intent.pull is not None and intent.pull.advance()):
-                left.append(intent)
-        self._intents = left
+        while self._later and self._later[0][0] <= self._link.now:
+            intent = heapq.heappop(self._later)[2]
+            out = np.empty((len(intent.ids), intent.cache.table.dim), intent.cache.table.np_dtype)
+            intent.pull = CachedPull(self._link, intent.group, intent.ids, out, intent.cache, at=intent.at)
+            self._intents.append(intent)
+        self._intents = [intent for intent in self._intents
+                         if intent.at >= self._link.now and intent.pull is not None and not intent.pull.advance()]
 
     def finish(self, group: Group) -> None:
         """Wait for what is under way for this clock of a table."""

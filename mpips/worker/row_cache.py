@@ -48,6 +48,7 @@ class RowCache:
         self._values = np.empty((rows, table.dim), table.np_dtype)
         self._ids, self._good = np.empty(rows, np.int64), np.empty(rows, np.int64)
         self._lives = np.zeros(rows, bool)
+        self._free = np.arange(rows)  # the first of these, as many as there are: where no row lives
         self._worth = np.zeros(rows, np.int64)  # when it was used last, or how often
         self._uses = 0
         self._pushed: deque[tuple[int, Array]] = deque()  # clocks and ids of this worker's pushes
@@ -68,7 +69,9 @@ class RowCache:
         np.take(self._values, at, axis=0, out=out, mode="clip")
 
     def keep(self, ids: Array, values: Array, good: int, since: int) -> None:
-        """Keep rows, all different, that are good for a clock; of more than there is room for, the first.
+        """Keep rows, all different, that are good for a clock; of too many, some.
+
+        Those that are new take no more than what is free, or half: one large pull does not drive out all that was used before.
 
         Args:
             since: what this worker has pushed in clocks from this one on may be missing in them.
@@ -83,9 +86,14 @@ class RowCache:
         at = self._directory.lookup(ids)
         old = np.flatnonzero((at >= 0) & (self._good[at] <= good))
         self._values[at[old]], self._good[at[old]] = values[old], good
-        new = np.flatnonzero(at < 0)[: len(self._lives)]
+        self._use(at[old])
+        new, capacity = np.flatnonzero(at < 0), len(self._lives)
+        most = max(capacity - len(self._directory), (capacity + 1) // 2)
+        if len(new) > most:
+            new = new[np.arange(most) * len(new) // most]  # from all over: ids ascend, and those at the end are as good
         self._make_room(len(new))
-        at = np.flatnonzero(~self._lives)[: len(new)]
+        free = len(self._lives) - len(self._directory)
+        at = self._free[free - len(new) : free]
         self._directory.insert(ids[new], at)
         self._ids[at], self._values[at], self._good[at], self._lives[at], self._worth[at] = ids[new], values[new], good, True, 0
         self._use(at)
@@ -109,7 +117,10 @@ class RowCache:
             self._forget(gone)
 
     def _forget(self, at: Array) -> None:
-        self._lives[at[at >= 0]] = False
+        """Free the places of rows that the directory has just forgotten, all different; -1 are none."""
+        at, free = at[at >= 0], len(self._lives) - len(self._directory)
+        self._free[free - len(at) : free] = at
+        self._lives[at] = False
 
     def _use(self, at: Array) -> None:
         if not self._often:
@@ -135,8 +146,11 @@ def new_cache(table: Rows, rows: int, keep: str, clocks: int | None, *, own: boo
     if (table.staleness is None) == (clocks is None):
         raise UsageError(f"{where}: " + ("say with clocks= how old a row may be, staleness None sets no limit" if clocks is None
                                          else f"clocks={clocks} is for staleness None, here staleness {table.staleness} says it"))
-    return RowCache(table, int(rows), keep, int(clocks if table.staleness is None and clocks is not None else table.staleness or 0),
-                    own=own)
+    age = clocks if table.staleness is None and clocks is not None else table.staleness or 0
+    try:
+        return RowCache(table, int(rows if table.rows is None else max(min(rows, table.rows), 1)), keep, int(age), own=own)
+    except (MemoryError, ValueError):
+        raise UsageError(f"{where}: there is no memory for {rows} rows of {table.row_bytes} bytes") from None
 
 
 class CachedPull(RowPull):
@@ -165,7 +179,7 @@ class CachedPull(RowPull):
         self._ready = not self._wanted.size
 
     def _ask(self) -> Asked:
-        if self._state.table.staleness:
+        if self._wanted.size and self._state.table.staleness:
             self._good = min(self._clocks())
             self._link.transport.sync()  # before any row is read
         return super()._ask()

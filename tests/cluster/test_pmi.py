@@ -55,6 +55,22 @@ def test_without_slurms_socket_nothing_is_done(environ: dict[str, str], monkeypa
         pass
 
 
+@pytest.mark.parametrize("number", ["987654", "0"])
+def test_what_is_no_socket_is_left_alone(number: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that a rank has started without the rank's files, which MPI may start alone."""
+    monkeypatch.delitem(sys.modules, "mpi4py.MPI", raising=False)
+    monkeypatch.setattr("subprocess.Popen", None)
+    with short_requests({"PMI_FD": number, "SLURM_STEP_ID": "0"}):
+        pass
+
+
+def test_without_a_python_to_start_nothing_is_done(ends: tuple[socket.socket, socket.socket],
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "")
+    with short_requests({"PMI_FD": str(ends[1].fileno()), "SLURM_STEP_ID": "0"}):
+        pass
+
+
 def test_after_mpi_has_started_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mpi4py.MPI", sys)
     with short_requests({"PMI_FD": "987654", "SLURM_STEP_ID": "0"}):

@@ -81,6 +81,18 @@ def test_what_was_used_often_long_ago_goes(monkeypatch: pytest.MonkeyPatch) -> N
     assert found(kept, [1, 2, 3]) == [2, 3]
 
 
+@pytest.mark.parametrize("keep", row_cache.KEEP)
+def test_a_row_that_was_too_old_is_used_when_it_is_fetched_again(keep: str) -> None:
+    kept = cache(8, keep)
+    for clock in range(5):
+        fetched(kept, [1, 2, 3, 4], good=clock)
+        fetched(kept, range(10 * clock + 10, 10 * clock + 14), good=clock)
+        assert found(kept, [1, 2, 3, 4], now=clock + 1) == []
+    fetched(kept, [1, 2, 3, 4], good=5)
+    fetched(kept, range(60, 64), good=5)
+    assert found(kept, [1, 2, 3, 4], now=5) == [1, 2, 3, 4]
+
+
 def test_more_than_there_is_room_for() -> None:
     kept = cache(4)
     fetched(kept, range(100, 110))
@@ -118,6 +130,17 @@ def test_what_the_worker_pushes_is_not_kept() -> None:
     assert len(kept._pushed) <= row_cache.KEPT
 
 
+@pytest.mark.parametrize("keep", row_cache.KEEP)
+def test_a_pull_of_very_many_rows_leaves_half_of_what_was_used(keep: str) -> None:
+    kept = cache(4, keep)
+    fetched(kept, [1, 2, 3, 4])
+    assert found(kept, [1, 2]) == [1, 2]
+    fetched(kept, range(100, 200))
+    assert found(kept, [1, 2, 3, 4]) == [1, 2]
+    assert len(kept) == 4
+    assert [k // 50 for k in found(kept, range(100, 200))] == [2, 3]  # not those alone that come first
+
+
 @settings(max_examples=60)
 @given(st.integers(1, 9), st.sampled_from(row_cache.KEEP), st.integers(0, 3), st.booleans(),
        st.lists(st.tuples(st.sampled_from(["find", "keep", "push", "clock"]), st.sets(st.integers(0, 15))), max_size=40))
@@ -140,6 +163,7 @@ def test_like_a_dictionary_that_forgets_more(capacity: int, keep: str, clocks: i
             assert {k for k in found(kept, ids, now)} <= {k for k in ids if all_kept.get(k, -99) >= now - clocks}
         assert len(kept) <= capacity
         assert int(kept._lives.sum()) == len(kept)
+        assert sorted(kept._free[: capacity - len(kept)]) == np.flatnonzero(~kept._lives).tolist()
 
 
 @settings(max_examples=25)
@@ -246,6 +270,19 @@ def test_what_is_kept_is_not_fetched(far: bool) -> None:
     assert play([table()], work, workers=1, far=far)["worker 0"] == (5, 4)
 
 
+@pytest.mark.parametrize("staleness", [0, 2, None])
+def test_a_pull_of_nothing_but_kept_rows_asks_no_server(staleness: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(ps: Any) -> None:
+        ps.cache("t", 10, clocks=None if staleness is not None else 2)
+        ps.pull("t", rows=[3, 1])
+        with monkeypatch.context() as patch:
+            for look in ("load", "loads", "row", "get", "gather"):
+                patch.setattr(ps._link.transport, look, None)
+            ps.pull("t", rows=[1, 3])
+
+    play([table(staleness=staleness)], work, workers=1, far=True)
+
+
 @pytest.mark.parametrize("far", [False, True])
 def test_rows_that_were_announced_are_there(far: bool) -> None:
     def work(ps: Any) -> Any:
@@ -262,6 +299,22 @@ def test_rows_that_were_announced_are_there(far: bool) -> None:
         return ps.stats["cache_hits"], ps.stats["cache_misses"]
 
     assert play([table()], work, workers=1, far=far)["worker 0"] == (3, 1)
+
+
+def test_what_is_wanted_much_later_costs_nothing_until_then() -> None:
+    def work(ps: Any) -> None:
+        ps.cache("t", 10)
+        for clock in reversed(range(100)):
+            ps.intent("t", [clock % ROWS], at_clock=clock)
+        for clock in range(100):
+            assert len(ps._ahead._later) == 99 - clock
+            assert len(ps._ahead._intents) <= 1
+            ps.pull("t", rows=[clock % ROWS])
+            ps.clock()
+        assert ps.stats["cache_hits"] == 100
+        assert not ps._ahead._intents
+
+    play([table()], work, workers=1)
 
 
 def test_a_row_is_used_as_many_clocks_as_staleness_allows() -> None:
@@ -304,6 +357,11 @@ def test_bad_arguments_name_the_table() -> None:
             ps.intent("t", [ROWS], at_clock=0)
         with pytest.raises(UsageError, match="table 'd'"):
             ps.intent("d", [1], at_clock=0)
+        for many in (1 << 62, 1 << 70):
+            ps.cache("t", many)  # no more than the table has
+            with pytest.raises(UsageError, match=f"table 'h': cache.*: there is no memory for {many} rows of 4 bytes"):
+                ps.cache("h", many)
 
     asp = Rows("a", rows=3, dim=1, optimizer=optim.Add(), staleness=None)
-    play([table(), asp, Dense("d", (2,), optim.Add())], work, workers=1)
+    hashed = Rows("h", rows=None, capacity=9, dim=1, optimizer=optim.Add())
+    play([table(), asp, hashed, Dense("d", (2,), optim.Add())], work, workers=1)
