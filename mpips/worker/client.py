@@ -170,7 +170,7 @@ class Client:
         return span(self._link.trace, name)
 
     def _state(self, name: str) -> TableState:
-        if name not in self._link.tables:
+        if isinstance(name, str) and name not in self._link.tables:
             self._adopt()
         return self._link.table(name)
 

@@ -32,6 +32,7 @@ KEEP = ("lru", "lfu")
 SHARE = 16  # of the rows, one in so many goes when there is no room
 AGE = 8  # "lfu": counts are halved after so many uses for each row there is room for
 KEPT = 16  # clocks for which it is known what was pushed: what a longer pull brings is not kept
+MANY = 8  # pushes of one clock that are remembered one by one
 
 
 class RowCache:
@@ -103,6 +104,11 @@ class RowCache:
         if not self.own:
             return
         self._forget(self._directory.remove(ids))
+        same = [some for clock, some in self._pushed if clock == now]
+        if len(same) == MANY:
+            for _ in same:
+                self._pushed.pop()
+            ids = np.unique(np.concatenate([*same, ids]))
         self._pushed.append((now, ids))
         while self._pushed[0][0] <= now - KEPT:
             self._known = self._pushed.popleft()[0] + 1

@@ -210,7 +210,8 @@ def refusals(check: Check) -> None:
     wrong = [
         (lambda: ps.pull("nope"), UnknownTable, "unknown table 'nope'"),
         (lambda: ps.push("nope", w), UnknownTable, "unknown table 'nope'"),
-        (lambda: ps.view("nope"), UnknownTable, "'nope'"), (lambda: ps.gradients("nope"), UnknownTable, "'nope'"),
+        (lambda: ps.view("nope"), UnknownTable, "'nope'"),
+        (lambda: ps.view(["w0"]), UnknownTable, "['w0']"), (lambda: ps.gradients("nope"), UnknownTable, "'nope'"),
         (lambda: ps.pull(["w0", "nope"]), UnknownTable, "'nope'"),
         (lambda: ps.push({"w0": w, "nope": w}), UnknownTable, "'nope'"),
         (lambda: ps.push("w0", w[:2]), UsageError, "table 'w0': a push takes"),

@@ -128,6 +128,11 @@ def test_what_the_worker_pushes_is_not_kept() -> None:
     fetched(kept, [5], since=5)  # so long ago that nobody knows
     assert found(kept, [5]) == []
     assert len(kept._pushed) <= row_cache.KEPT
+    for k in range(100):
+        kept.pushed(np.array([k, 9]), 40)
+    assert len(kept._pushed) <= row_cache.KEPT + row_cache.MANY
+    fetched(kept, [0, 50, 99, 100], since=40)
+    assert found(kept, [0, 50, 99, 100]) == [100]
 
 
 @pytest.mark.parametrize("keep", row_cache.KEEP)
