@@ -172,7 +172,7 @@ class RowTable:
         """Let rows die and be born; return what each push changes."""
         now = people.begin(clock, workers)
         self._end(transport, people, people.old(now))
-        found = [[(people.find(p.ids), p) for p in pieces] for pieces in pushes]
+        found = [[(people.find(p.ids, p.slots), p) for p in pieces] for pieces in pushes]
         new = [np.concatenate([p.ids[at < 0] for at, p in pieces] or [np.empty(0, np.int64)]) for pieces in found]
         if any(map(len, new)):
             born = people.admitted(new, workers, clock)
@@ -186,7 +186,7 @@ class RowTable:
             for at, p in pieces:
                 left = np.flatnonzero(at >= 0)
                 if len(left) < len(at):  # some were not admitted
-                    at, p = at[left], Piece(p.number, at[left], p.values[left], 0)
+                    at, p = at[left], Piece(p.number, at[left], at[left], p.values[left], 0)
                 out[-1].append(Batch(p, 0, len(at), at))
                 people.seen[at] = now
         return [batches for batches in out if batches]
@@ -250,7 +250,7 @@ class RowTable:
                 used = end
                 total[at[again]] += values[again]
         self._where[rows[:used]] = -1
-        return [Batch(Piece(0, rows[:used], total[:used], 0), 0, used)]
+        return [Batch(Piece(0, rows[:used], rows[:used], total[:used], 0), 0, used)]
 
     def change(self, transport: Transport, batch: Batch, clock: int, schedule: int, scale: float) -> int:
         """Fold one batch of a clock and return its bytes; `schedule` is the clock that a learning-rate schedule sees."""

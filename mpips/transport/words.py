@@ -43,7 +43,7 @@ from dataclasses import dataclass, field
 
 from mpips.layout import align
 
-PROTOCOL = 4  # raised whenever a word or a rule of the protocol changes its meaning
+PROTOCOL = 5  # raised whenever a word or a rule of the protocol changes its meaning
 WORD = 8
 LINE = 16  # words; two cache lines, because processors fetch lines in pairs
 
