@@ -255,18 +255,18 @@ class RowTable:
     def change(self, transport: Transport, batch: Batch, clock: int, schedule: int, scale: float) -> int:
         """Fold one batch of a clock and return its bytes; `schedule` is the clock that a learning-rate schedule sees."""
         rows, gradients = batch.read()
-        marks = np.take(self.marks, rows, mode="clip")
-        steps = ((marks if self.population is None else marks - self._born[rows]) >> 1) + 1
-        shown = self.table.staleness != 0
-        if shown:
-            self.marks[rows] = marks + 1
+        odd = 1 if self.table.staleness != 0 else 0
+        steps = rows  # which nobody looks at
+        if odd or self.fold.stepwise:
+            marks = self.fold.count(self.marks, rows, odd)
+            if self.fold.stepwise:
+                steps = ((marks if self.population is None else marks - self._born[rows]) >> 1) + 1
             transport.sync()
         if self._folded is not None:
             self._make_up(rows, self._folded, clock)
         self.fold(self.values, self.slots, rows, steps, gradients, clock=schedule, scale=scale)
-        if shown:
-            transport.sync()
-        self.marks[rows] = marks + 2
+        transport.sync()
+        self.fold.count(self.marks, rows, 2 - odd)
         return gradients.nbytes
 
     def _make_up(self, rows: Array, folded: Array, clock: int) -> None:
