@@ -69,6 +69,16 @@ def compiled_rows(rule: Callable[..., tuple[Any, ...]], slots: int, scalars: int
     return run
 
 
+def compiled_counts() -> Loop:
+    """Return a loop over counts, index, what is added to the counts there, and an array for what they were; all int64.
+
+    Raises ImportError without numba.
+    """
+    some = np.zeros(1, np.int64)
+    loop: Loop = _jitted(_counts, {"_ahead": _prefetch(8)}, [(some, some, 0, some)])
+    return loop
+
+
 def _compile(template: Any, rule: Any, change: Change, parts: dict[str, Any], examples: Sequence[Any], kind: str = "") -> Any:
     """Return `template` compiled around `rule` for arguments like `examples`."""
     import numba
@@ -80,10 +90,16 @@ def _compile(template: Any, rule: Any, change: Change, parts: dict[str, Any], ex
     kind += "".join(letter for letter, wanted in zip("scdb", change, strict=True) if wanted)
     name = f"{template.__name__}{kind}_{rule.__qualname__.replace('.', '_')}_{digest:08x}"
     inner = numba.njit(error_model="numpy")
-    world = {**template.__globals__, **parts, "_rule": inner(rule), "_sum": inner(_combine(*change[:3])),
-             "_cut": inner(_bound(change[3]))}
-    copy = FunctionType(template.__code__, world, name)
-    copy.__qualname__ = name
+    parts = {**parts, "_rule": inner(rule), "_sum": inner(_combine(*change[:3])), "_cut": inner(_bound(change[3]))}
+    return _jitted(template, parts, examples, name)
+
+
+def _jitted(template: Any, parts: dict[str, Any], examples: Sequence[Any], name: str = "") -> Any:
+    """Return a copy of `template` with these parts, compiled for arguments like `examples`."""
+    import numba
+
+    copy = FunctionType(template.__code__, {**template.__globals__, **parts}, name or template.__name__)
+    copy.__qualname__ = copy.__name__
 
     def compile_now(cache: bool) -> Any:
         loop = numba.njit(error_model="numpy", nogil=True, cache=cache)(copy)
@@ -257,3 +273,11 @@ def _rows3(w: Any, index: Any, g: Any, a: Any, b: Any, c: Any, scalars: Any, whi
 
 
 _ROWS = (_rows0, _rows1, _rows2, _rows3)
+
+
+def _counts(counts: Any, index: Any, by: int, before: Any) -> None:
+    for i in range(index.size):
+        if i + 2 * AHEAD < index.size:
+            _ahead(counts, index[i + 2 * AHEAD], 1)
+        before[i] = counts[index[i]]
+        counts[index[i]] += by

@@ -15,7 +15,7 @@ import numpy as np
 from mpips.errors import UsageError
 from mpips.optim.base import Optimizer
 from mpips.optim.combine import bound, combine, constants
-from mpips.optim.compiled import PLAIN, Loop, compiled_rows
+from mpips.optim.compiled import PLAIN, Loop, compiled_counts, compiled_rows
 from mpips.optim.fold import ENGINES, LARGE, SLICE
 from mpips.optim.program import trace
 from mpips.optim.rowscalars import RowScalars
@@ -49,6 +49,7 @@ class RowFold:
     """
 
     names: tuple[str, ...]  # the slots in the order in which they are passed
+    stepwise: bool  # whether the rule looks at how often a row has been folded
     engine: str  # what runs the rule: "numpy" or "numba"
 
     def __init__(self, optimizer: Any, dtype: Any, dim: int, engine: str = "auto", *, rows: int, team: Team | None = None,
@@ -67,6 +68,8 @@ class RowFold:
         self.names = tuple(optimizer.slots)
         self._team = team or Team(1)
         self._scalars = RowScalars(optimizer, self.dtype)
+        self.stepwise = self._scalars.stepwise
+        self._counts: Loop | None = None
         slots, scalars = len(self.names) - len(optimizer.row_slots), self._scalars.count
         self._program = trace(optimizer.rule, slots, scalars)
         self._clip, self._decay, self._limits = constants(optimizer, self.dtype)
@@ -85,6 +88,7 @@ class RowFold:
             try:
                 self._loops = {each: compiled_rows(optimizer.rule, slots, scalars, self.dtype, self._change, each)
                                for each in variants}
+                self._counts = compiled_counts()
             except ImportError as error:  # not installed, or not for this NumPy
                 if engine == "numba":
                     raise UsageError(f"fold engine 'numba': {error}; pip install 'mpips[fast]'") from error
@@ -100,6 +104,16 @@ class RowFold:
         return [np.full(rows if s in self.optimizer.row_slots else (rows, self.dim), self.optimizer.initial(s), self.dtype)
                 for s in self.names]
 
+    def count(self, counts: Array, index: Array, by: int) -> Array:
+        """Add `by` to the counts, (capacity,) int64, of some rows, all different; return what they were, (n,)."""
+        if self._counts is None:
+            before = np.take(counts, index, mode="clip")
+            counts[index] = before + by
+        else:
+            before = np.empty(len(index), np.int64)
+            self._counts(counts, np.ascontiguousarray(index, np.int64), by, before)
+        return before
+
     def __call__(self, w: Array, slots: Sequence[Array], index: Array, steps: Array, grads: Array, *, clock: int,
                  scale: float = 1.0) -> None:
         """Fold one combined gradient into each of some rows.
@@ -108,7 +122,7 @@ class RowFold:
             w: values, (capacity, dim), contiguous; changed in place.
             slots: in the order of `names`, like those of `new_slots(capacity)`; changed in place.
             index: numbers of the rows, (n,), int32 or int64, each once, in any order; not checked. Ascending is fastest.
-            steps: number of this fold of each row, from 1, (n,) int64.
+            steps: number of this fold of each row, from 1, (n,) int64; not looked at unless the rule is `stepwise`.
             grads: (n, dim), contiguous, not changed.
             clock: what a learning-rate schedule sees.
             scale: what the gradients are multiplied with.

@@ -50,8 +50,10 @@ class RowScalars:
     def __call__(self, steps: Array, clock: int) -> tuple[Array, Array | None]:
         """Return (table, which), (k, count) and (n,): row i has the scalars `table[which[i]]`, or all rows `table[0]` for None."""
         rate = self.optimizer.rate(clock)
+        if not self.stepwise:
+            return self._rows([1], rate), None
         low = int(steps[0])
-        if not self.stepwise or bool((steps == low).all()):
+        if bool((steps == low).all()):
             return self._rows([low], rate), None
         if rate != self._rate:
             self._rate = rate

@@ -25,7 +25,7 @@ from mpips.layout import align
 from mpips.server.population import NOBODY
 from mpips.table import Rows
 from mpips.transport.base import Array, Transport
-from mpips.transport.plan import ID, Plan, piece_bytes
+from mpips.transport.plan import ID, Plan, ids_bytes, piece_bytes
 from mpips.transport.words import LOG_HEAD, LOG_TAIL, RECORD_WORDS, RECORDS
 
 if TYPE_CHECKING:
@@ -38,12 +38,14 @@ class Piece:
 
     Attributes:
         ids: (n,) int64, where `values`, (n, dim), belong.
+        slots: (n,) where the worker believes that they lie, -1 if it does not know, where ids come and go; else empty.
         nbytes: of the log, 0 once it stands there no more.
         done: whether it has been folded.
     """
 
     number: int
     ids: Array
+    slots: Array
     values: Array
     nbytes: int
     done: bool = False
@@ -85,7 +87,7 @@ class Logs:
         """Take the oldest pieces out of a log, into memory of their own where they are still needed."""
         for piece in islice(self._standing[client], count):
             if not piece.done and piece.nbytes:
-                piece.ids, piece.values = piece.ids.copy(), piece.values.copy()
+                piece.ids, piece.slots, piece.values = piece.ids.copy(), piece.slots.copy(), piece.values.copy()
             piece.nbytes = 0
         self._free(client)
 
@@ -117,11 +119,13 @@ class Logs:
             if not number:
                 asked = True
                 self._answer(worker, self._tables[what >> 32], ids, clock, values=bool(place & 1))
-                self._standing[worker].append(Piece(0, ids, ids, align(rows * ID), done=True))
+                self._standing[worker].append(Piece(0, ids, ids, ids, align(rows * ID), done=True))
                 continue
-            at += align(rows * ID)
+            size = ids_bytes(rows, table)
+            slots = self._memory[at + ids.nbytes : at + size].view(np.int64)
+            at += align(size)
             values = self._memory[at : at + rows * table.row_bytes].view(table.np_dtype).reshape(rows, table.dim)
-            piece = Piece(number, ids, values, piece_bytes(rows, table.row_bytes))
+            piece = Piece(number, ids, slots, values, piece_bytes(rows, table))
             self._standing[worker].append(piece)
             self._pushes[worker].setdefault(number, []).append(piece)
         self._heads[worker] = head

@@ -63,10 +63,16 @@ class Population:
     def __len__(self) -> int:
         return len(self._directory)
 
-    def find(self, ids: Array) -> Array:
-        """Return where rows lie, (n,) int64, -1 of those that do not live."""
-        found: Array = self._directory.lookup(ids)
-        return found
+    def find(self, ids: Array, believed: Array | None = None) -> Array:
+        """Return where rows lie, (n,) int64, -1 of those that do not live; looked up unless they lie where they are believed to."""
+        if believed is None:
+            found: Array = self._directory.lookup(ids)
+            return found
+        at = np.array(believed)
+        wrong = np.flatnonzero((np.take(self.owners, at, mode="clip") != ids) | (at < 0))
+        if wrong.size:
+            at[wrong] = self._directory.lookup(ids[wrong])
+        return at
 
     def begin(self, clock: int, workers: Sequence[int]) -> int:
         """Take note of pushes of these workers; return the furthest clock so far: without staleness 0 they come in any order."""

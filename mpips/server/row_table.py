@@ -194,7 +194,7 @@ class RowTable:
         """Let rows die and be born; return what each push changes."""
         now = people.begin(clock, workers)
         self.counters["expired"] += self._end(transport, people, people.old(now))
-        found = [[(people.find(p.ids), p) for p in pieces] for pieces in pushes]
+        found = [[(people.find(p.ids, p.slots), p) for p in pieces] for pieces in pushes]
         new = [np.concatenate([p.ids[at < 0] for at, p in pieces] or [np.empty(0, np.int64)]) for pieces in found]
         if any(map(len, new)):
             born = people.admitted(new, workers, clock)
@@ -209,7 +209,7 @@ class RowTable:
                 left = np.flatnonzero(at >= 0)
                 if len(left) < len(at):  # some were not admitted
                     self.counters["refused"] += len(at) - len(left)
-                    at, p = at[left], Piece(p.number, at[left], p.values[left], 0)
+                    at, p = at[left], Piece(p.number, at[left], at[left], p.values[left], 0)
                 out[-1].append(Batch(p, 0, len(at), at))
                 people.seen[at] = now
         return [batches for batches in out if batches]
@@ -276,23 +276,23 @@ class RowTable:
                 used = end
                 total[at[again]] += values[again]
         self._where[rows[:used]] = -1
-        return [Batch(Piece(0, rows[:used], total[:used], 0), 0, used)]
+        return [Batch(Piece(0, rows[:used], rows[:used], total[:used], 0), 0, used)]
 
     def change(self, transport: Transport, batch: Batch, clock: int, schedule: int, scale: float) -> int:
         """Fold one batch of a clock and return its bytes; `schedule` is the clock that a learning-rate schedule sees."""
         rows, gradients = batch.read()
-        marks = np.take(self.marks, rows, mode="clip")
-        steps = ((marks if self.population is None else marks - self._born[rows]) >> 1) + 1
-        shown = self.table.staleness != 0
-        if shown:
-            self.marks[rows] = marks + 1
+        odd = 1 if self.table.staleness != 0 else 0
+        steps = rows  # which nobody looks at
+        if odd or self.fold.stepwise:
+            marks = self.fold.count(self.marks, rows, odd)
+            if self.fold.stepwise:
+                steps = ((marks if self.population is None else marks - self._born[rows]) >> 1) + 1
             transport.sync()
         if self._folded is not None:
             self._make_up(rows, self._folded, clock)
         self.fold(self.values, self.slots, rows, steps, gradients, clock=schedule, scale=scale)
-        if shown:
-            transport.sync()
-        self.marks[rows] = marks + 2
+        transport.sync()
+        self.fold.count(self.marks, rows, 2 - odd)
         self.counters["folded"] += len(rows)
         return gradients.nbytes
 

@@ -108,14 +108,19 @@ def _log(tables: Sequence[Rows], servers: int, clients: int) -> int:
     """Bytes of one client's log: a few large pushes, or two of all rows if that is less, but at least some pieces of one row."""
     if not tables:
         return 0
-    all_rows = max(rows_on(t, 0, servers) * piece_bytes(1, t.row_bytes) for t in tables)
-    one_row = max(piece_bytes(1, t.row_bytes) for t in tables)
+    all_rows = max(rows_on(t, 0, servers) * piece_bytes(1, t) for t in tables)
+    one_row = max(piece_bytes(1, t) for t in tables)
     return align(max(min(LOG, LOGS // clients, 2 * all_rows), 8 * one_row), PAGE)
 
 
-def piece_bytes(rows: int, width: int) -> int:
+def ids_bytes(rows: int, table: Rows) -> int:
+    """Bytes of the ids of a piece; where ids come and go, of the places too where its worker believes that they lie."""
+    return rows * ID * (1 if table.rows is not None else 2)
+
+
+def piece_bytes(rows: int, table: Rows) -> int:
     """Bytes that a piece of so many rows takes in a log: their ids, then their values."""
-    return align(rows * ID) + align(rows * width)
+    return align(ids_bytes(rows, table)) + align(rows * table.row_bytes)
 
 
 def check_ring(table: Table) -> None:

@@ -39,14 +39,19 @@ class RowPull(Pull):
         assert isinstance(state.table, Rows)
         self._out = out
         self._parts = parts_of(state.table, ids, link.plan.servers)
+        self._ids = ids
         self._slots = slots_of(link, state) if state.table.rows is None else None
+        self._lay = np.full(len(ids) if self._slots else 0, -1)  # where they lay when they were read; -1 if they did not live
+        self._known: dict[Part, Array] = {}  # by part, where they are believed to lie
         self._asked: Asked | None = None
         self._one_clock = link.reader and state.table.staleness == 0
         self.nbytes = out.nbytes
 
     def _arrived(self) -> bool:
-        """Whether all is new enough, and what must be asked for has come."""
+        """Whether all is new enough, and what must be asked for has come; until then ids are looked up."""
         if not super()._arrived():
+            if self._slots is not None and not self._known:
+                self._known = {part: self._slots.known(part) for part in self._near()}
             return False
         if self._asked is None:
             self._asked = self._ask()
@@ -60,6 +65,8 @@ class RowPull(Pull):
             self._read_one_clock()
         else:
             self._read_whole(marked=self._state.table.staleness != 0)
+        if self._slots is not None:
+            self._slots.recall(self._ids, self._lay)
 
     def _read_whole(self, *, marked: bool) -> None:
         """Read all rows, each whole; where they are not `marked` nothing changes meanwhile."""
@@ -111,7 +118,8 @@ class RowPull(Pull):
         """Ask for the values of rows that do not live; return the others, and where they lie."""
         named, there, unborn = list[Part](), list[Part](), list[Part]()
         for part in parts:
-            at = slots.find(part)
+            at = slots.find(part, self._known.pop(part) if part in self._known else slots.known(part))
+            self._lay[slice(None) if part.places is None else part.places] = at
             if (at < 0).any():
                 unborn.append(part.of(np.flatnonzero(at < 0)))
                 part, at = part.of(np.flatnonzero(at >= 0)), at[at >= 0]

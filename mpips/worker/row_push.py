@@ -2,6 +2,9 @@
 
 It is cut into pieces. A piece is written where the log is free, and its record; when both are complete LOG_HEAD is raised. What the
 server does with it: `mpips.server.logs`. Duplicates are added up, and NaN and Inf looked for, before anything leaves.
+
+Where ids come and go, the push of the rows that were pulled last says where they lay then: the server looks whether they still do,
+and need not look them up.
 """
 
 from __future__ import annotations
@@ -10,10 +13,12 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import cast
 
+import numpy as np
+
 from mpips.layout import align
 from mpips.table import Rows
 from mpips.transport.base import Array
-from mpips.transport.plan import ID, piece_bytes
+from mpips.transport.plan import ids_bytes, piece_bytes
 from mpips.transport.words import LOG_HEAD, LOG_TAIL
 from mpips.worker.group import Group
 from mpips.worker.link import Link
@@ -41,7 +46,10 @@ class RowPush(RingPush):
 
     def __init__(self, link: Link, group: Group, ids: Array, gradient: Array) -> None:
         self._table = cast(Rows, group.states[0].table)
-        self.ids, gradient = distinct(ids, gradient)
+        known = link.slots.get(group.states[0].number)
+        slots = known.recalled(ids) if known is not None else None
+        self.ids, gradient, first = distinct(ids, gradient)
+        self._slots = np.full(len(self.ids), -1) if slots is None else slots[first]  # where they lie, if this worker knows
         super().__init__(link, group, [gradient])
         self.nbytes = gradient.nbytes + self.ids.nbytes
 
@@ -67,10 +75,14 @@ class RowPush(RingPush):
 
     def _pieces(self, part: Part, gradient: Array) -> deque[Piece]:
         values = gradient if part.places is None else gradient[part.places]
-        width, number = self._table.row_bytes, self._group.states[0].number
-        step = max(min(PIECE, self._link.plan.maps[part.server].log // 4) // (width + ID), 1)
+        table, number = self._table, self._group.states[0].number
+        slots = self._slots if part.places is None else self._slots[part.places]
+        step = max(min(PIECE, self._link.plan.maps[part.server].log // 4) // (table.row_bytes + ids_bytes(1, table)), 1)
         pieces = deque[Piece]()
         for lo in range(0, len(values), step):
             ids, some = part.index[lo : lo + step], values[lo : lo + step]
-            pieces.append(Piece(number, len(ids), piece_bytes(len(ids), width), [(0, ids), (align(len(ids) * ID), some)]))
+            parts = [(0, ids), (align(ids_bytes(len(ids), table)), some)]
+            if table.rows is None:
+                parts.insert(1, (ids.nbytes, slots[lo : lo + step]))
+            pieces.append(Piece(number, len(ids), piece_bytes(len(ids), table), parts))
         return pieces

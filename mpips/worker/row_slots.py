@@ -21,11 +21,24 @@ class Slots:
         self._link = link
         self._state = state
         self._known = [Directory() for _ in range(link.plan.servers)]
+        self._last: tuple[Array, Array] | None = None  # ids that were pulled, and where they lay
 
-    def find(self, part: Part) -> Array:
-        """Return where rows lie, (n,) int64, given their ids; -1 of those that do not live."""
+    def recall(self, ids: Array, slots: Array) -> None:
+        """Take note of where ids lay, -1 of those that did not live."""
+        self._last = ids, slots
+
+    def recalled(self, ids: Array) -> Array | None:
+        """Return where these ids lay, if they are those of which note was taken last."""
+        return self._last[1] if self._last is not None and np.array_equal(self._last[0], ids) else None
+
+    def known(self, part: Part) -> Array:
+        """Return where rows are believed to lie, (n,) int64, given their ids; -1 of those of which nothing is known."""
+        slots: Array = self._known[part.server].lookup(part.index)
+        return slots
+
+    def find(self, part: Part, slots: Array) -> Array:
+        """Return where rows lie, (n,) int64, given their ids and what is known of them; -1 of those that do not live."""
         known = self._known[part.server]
-        slots: Array = known.lookup(part.index)
         new = slots < 0
         if new.any():
             ids = np.unique(part.index[new])

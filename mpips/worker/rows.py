@@ -101,26 +101,27 @@ def _seen(value: Any) -> str:
     return f"{type(value).__name__} {value!r:.40}" if shape is None else f"{tuple(shape)} of {dtype}"
 
 
-def distinct(ids: Array, gradient: Array) -> tuple[Array, Array]:
-    """Return ascending ids without repeats, and for each the sum of its gradients in the order in which they stand.
+def distinct(ids: Array, gradient: Array) -> tuple[Array, Array, Array | slice]:
+    """Return ascending ids without repeats, the sum of each one's gradients in the order in which they stand, and its first place.
 
     >>> distinct(np.array([7, 3, 7]), np.array([[1.0], [2.0], [4.0]]))
     (array([3, 7]), array([[2.],
-           [5.]]))
+           [5.]]), array([1, 0]))
     """
     if ids.size < 2 or bool((ids[1:] > ids[:-1]).all()):
-        return ids, gradient
+        return ids, gradient, slice(None)
     order = _order(ids)
     ids = ids[order]
     new = np.append(True, ids[1:] != ids[:-1])
-    total, dim = np.take(gradient, order[new], axis=0), gradient.shape[1]
+    first = order[new]
+    total, dim = np.take(gradient, first, axis=0), gradient.shape[1]
     again = np.flatnonzero(~new)
     if again.size:
         place, more = (np.cumsum(new) - 1)[again], np.take(gradient, order[again], axis=0)
         with np.errstate(over="ignore", invalid="ignore"):  # a sum that overflows is found like any Inf
             # One after the other, unlike `np.add.reduceat`, which is no faster.
             np.add.at(total.reshape(-1), (place[:, None] * dim + np.arange(dim)).reshape(-1), more.reshape(-1))
-    return ids[new], total
+    return ids[new], total, first
 
 
 def _order(ids: Array) -> Array:

@@ -182,6 +182,17 @@ def test_every_row_counts_its_own_folds_however_many() -> None:
     assert table.tolist() == [list(rule.scalars(4, 0.1))]
 
 
+@pytest.mark.parametrize("size", [0, 1, 100])
+def test_counts_of_some_rows(engine: str, size: int) -> None:
+    """Those of the others stay."""
+    for by, kind in ((1, np.int32), (2, np.int64)):
+        counts, rows = np.arange(1 << 40, (1 << 40) + 200), np.random.default_rng(size).permutation(200)[:size].astype(kind)
+        wanted = counts + by * np.isin(np.arange(200), rows)
+        before = fold_of(RULES[0], "float32", 1, engine).count(counts, rows, by)
+        assert before.tolist() == [(1 << 40) + row for row in rows.tolist()]
+        assert (counts == wanted).all()
+
+
 def test_rules_whose_scalars_follow_the_step() -> None:
     assert [name for name in OPTIMIZERS if stepwise(make(name, lr=0.1))] == ["adam", "adamw", "amsgrad"]
 

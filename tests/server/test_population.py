@@ -56,6 +56,20 @@ def test_the_place_of_a_dead_row_belongs_to_nobody(staleness: int | None) -> Non
     assert play([t], work, workers=1)["worker 0"] == [0, 0, 0]
 
 
+@pytest.mark.parametrize("staleness", [0, None])
+def test_a_push_of_rows_that_have_died_since_they_were_pulled(staleness: int | None) -> None:
+    """The worker says where they lay; others lie there now."""
+    def work(ps: Any) -> Any:
+        push(ps, [5, 7])
+        assert (ps.pull("t", rows=[7, 5, 7]) == 1).all()
+        push(ps, [6, 8], 2.0)
+        push(ps, [7, 5, 7], 4.0)
+        return ps.pull("t", rows=[5, 6, 7, 8])[:, 0].tolist()
+
+    t = table(capacity=2, when_full="oldest", staleness=staleness)
+    assert play([t], work, workers=1)["worker 0"] == [4, 0, 8, 0]
+
+
 @pytest.mark.parametrize("number", [np.iinfo(np.int64).min, np.iinfo(np.int64).max, -1, 0])
 def test_every_id_is_one(number: int) -> None:
     def work(ps: Any) -> Any:

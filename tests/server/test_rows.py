@@ -65,6 +65,8 @@ def bsp(seed: int, *, servers: int, workers: int, clocks: int, far: bool = False
             assert (ps.pull("t", rows=names[ids]) == history[clock][ids]).all()
             push = wanted(ps.index, clock, seed, rows, t.dim)
             if push is not None:
+                if random.integers(2):  # then the worker knows where they lie
+                    assert (ps.pull("t", rows=names[push[0]]) == history[clock][push[0]]).all()
                 ps.push("t", push[1], rows=names[push[0]])
             assert (ps.pull("t", rows=names[ids]) == history[clock][ids]).all()  # of this clock still
             ps.clock()
