@@ -39,8 +39,10 @@ class Slots:
     def find(self, part: Part, slots: Array) -> Array:
         """Return where rows lie, (n,) int64, given their ids and what is known of them; -1 of those that do not live."""
         known = self._known[part.server]
-        new = slots < 0
-        if new.any():
+        new = np.flatnonzero(slots < 0)
+        slots[new] = known.lookup(part.index[new])  # another pull may have asked meanwhile
+        new = new[slots[new] < 0]
+        if new.size:
             ids = np.unique(part.index[new])
             answer = np.empty((len(ids), 1), np.int64)
             ask(self._link, self._state, [Part(part.server, ids, None)], answer, values=False)
