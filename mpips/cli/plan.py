@@ -56,8 +56,12 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the plan."""
-    found = plan(args.file, args.settings, servers=args.servers, workers=args.workers, ranks=args.ranks,
-                 nodes=args.nodes, arguments=shlex.split(args.args))
+    try:
+        arguments = shlex.split(args.args)
+    except ValueError as error:
+        raise UsageError(f"--args {args.args!r:.60}: {error}") from None
+    found = plan(args.file, args.settings, servers=args.servers, workers=args.workers, ranks=args.ranks, nodes=args.nodes,
+                 arguments=arguments)
     print(json.dumps(found, indent=2) if args.json else "\n".join(lines(found)))
     return OK
 
@@ -167,11 +171,17 @@ def _of_script(file: str, settings: Sequence[str], arguments: Sequence[str]) -> 
         sys.argv, module.run, sys.path = [file, *arguments], planned, [str(Path(file).parent), *path]
         with redirect_stdout(sys.stderr):
             runpy.run_path(file, run_name="__main__")
-    except Planned:
-        return found[0]
+    except SystemExit as end:
+        if end.code and not found:  # it has said what is wrong
+            raise
+    except (Planned, Exception):
+        if not found:
+            raise
     finally:
         sys.argv, module.run, sys.path = words, real, path
-    raise UsageError(f"{file}: it ended without mpips.run(...), so there is nothing to plan")
+    if not found:
+        raise UsageError(f"{file}: it ended without mpips.run(...), so there is nothing to plan")
+    return found[0]  # whatever the script made of the exception
 
 
 def lines(found: dict[str, Any]) -> Iterator[str]:

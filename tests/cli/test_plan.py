@@ -157,7 +157,26 @@ def test_a_script_that_cannot_be_planned(script: str, extra: list[str], line: st
     assert "missing.py: no such file" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("rest", ["except:\n    raise ValueError('swallowed')", "finally:\n    raise SystemExit(0)"])
+def test_whatever_a_script_makes_of_the_end(tmp_path: Path, rest: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "job.py"
+    path.write_text("import mpips\n\ntry:\n    mpips.run(print, [mpips.Dense('w', (3,), mpips.optim.SGD(lr=0.1))])\n" + rest)
+    assert main(["plan", str(path)]) == 0
+    assert capsys.readouterr().out.startswith("1 tables, 3 parameters")
+
+
+def test_a_script_that_ends_well_before_its_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "job.py"
+    path.write_text("raise SystemExit(0)")
+    assert main(["plan", str(path)]) == 2
+    assert "it ended without mpips.run(...)" in capsys.readouterr().err
+    path.write_text("raise SystemExit('no data')")
+    with pytest.raises(SystemExit, match="no data"):
+        main(["plan", str(path)])
+
+
 @pytest.mark.parametrize(("extra", "line"), [
+    (["--args", "it's"], "--args \"it's\": No closing quotation"),
     (["--servers", "0"], "--servers 0: at least one is needed"),
     (["--workers", "-1"], "--workers -1: at least one is needed"),
     (["--nodes", "0", "--servers", "1"], "--nodes 0: at least one is needed"),
