@@ -12,11 +12,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from mpips.errors import OK, UsageError
-from mpips.table import Rows, Table, check_tables
+from mpips.table import Rows, Table
 
 BATCH = 10_000  # ids whose traffic is looked at
 
@@ -73,14 +74,13 @@ def plan(file: str, settings: Sequence[str] = (), *, servers: int | None = None,
     Raises UsageError when the file is wrong or the numbers leave no worker.
     """
     from mpips.cluster.memory import slot_bytes
-    from mpips.cluster.roles import assign
+    from mpips.cluster.roles import assign, count
     from mpips.transport.plan import make_plan
     from mpips.worker.neighbours import Desk
 
     job = _of_script(file, settings, arguments) if file.endswith(".py") else _of_training(file, settings)
     if servers is None:
-        first = job.servers[0] if isinstance(job.servers, (list, tuple)) else job.servers
-        servers = first if isinstance(first, int) else nodes
+        servers = count(job.servers, nodes)
     if ranks is not None:
         if workers is not None:
             raise UsageError("--ranks and --workers: give one of them")
@@ -146,7 +146,7 @@ def _of_training(file: str, settings: Sequence[str]) -> Job:
     from mpips.train.setup import prepare
 
     config = load(file, settings)
-    return Job(prepare(config, file).tables, config.servers, config.readers, 0, config.mailboxes, config.combine_on)
+    return Job(prepare(config, file).tables, config.server_ranks, config.readers, 0, config.mailboxes, config.combine_on)
 
 
 def _of_script(file: str, settings: Sequence[str], arguments: Sequence[str]) -> Job:
@@ -155,18 +155,20 @@ def _of_script(file: str, settings: Sequence[str], arguments: Sequence[str]) -> 
 
     from mpips.cluster import run as module
 
-    found = []
+    found: list[Job] = []
+    words, real, path = sys.argv, module.run, sys.path
 
-    def planned(work: Any, tables: Any, *, servers: Any = 1, readers: int = 0, reserve: int = 0, mailboxes: int | None = None,
-                combine: str | None = None, **others: Any) -> None:
-        found.append(Job(check_tables(tables), servers, readers, reserve, mailboxes, combine))
+    def planned(*args: Any, **keywords: Any) -> None:
+        given = signature(real).bind(*args, **keywords)
+        given.apply_defaults()
+        job = module.checked(**given.arguments)
+        found.append(Job(job.tables, job.servers, job.readers, job.reserve, job.mailboxes, job.combine))
         raise Planned
 
     if settings:
         raise UsageError(f"{file}: --set changes keys of a FILE.toml; --args are a script's words")
     if not Path(file).is_file():
         raise UsageError(f"{file}: no such file")
-    words, real, path = sys.argv, module.run, sys.path
     try:
         sys.argv, module.run, sys.path = [file, *arguments], planned, [str(Path(file).parent), *path]
         with redirect_stdout(sys.stderr):

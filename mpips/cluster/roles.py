@@ -64,6 +64,15 @@ def assign(nodes: Sequence[int], servers: Servers = 1, readers: int = 0) -> Role
     return Roles(chosen, tuple(rest[:at]), tuple(rest[at:]))
 
 
+def count(servers: Servers, nodes: int) -> int:
+    """Return how many servers there are on so many nodes; UsageError if that is not what `assign` takes.
+
+    >>> count("per-node", nodes=3), count((2, "first"), nodes=3)
+    (3, 2)
+    """
+    return _order(range(nodes), servers)[0]
+
+
 def _order(nodes: Sequence[int], servers: Servers) -> tuple[int, list[int]]:
     """Return how many servers there are, and the ranks in the order in which they become one."""
     if servers == "per-node":

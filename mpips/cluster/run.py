@@ -152,8 +152,8 @@ def run(work: Callable[[Worker], Any], tables: Sequence[Table], *, servers: int 
     with abort.installed(comm):
         problem = None
         try:
-            job = _check(Job(work, check_tables(tables), servers, readers, read, checkpoint, seed, device, timeout, nodes, reserve,
-                             mailboxes, meta, fold, threads, around or _nothing, trace, combine))
+            job = checked(work, tables, servers, readers, read, checkpoint, seed, device, timeout, nodes, reserve, mailboxes, meta,
+                          fold, threads, around, trace, combine)
             world.refuse_singletons(comm.Get_size())
             if job.trace is not None and comm.Get_rank() == 0:
                 check(job.trace)
@@ -173,7 +173,12 @@ def _nothing(role: str, index: int, rank: int) -> AbstractContextManager[object]
     return nullcontext()
 
 
-def _check(job: Job) -> Job:
+def checked(work: Any, tables: Any, servers: Any, readers: int, read: Any, checkpoint: Any, seed: int, device: str, timeout: float,
+            nodes: str, reserve: int, mailboxes: int | None, meta: Any, fold: str, threads: int | None, around: Any, trace: Any,
+            combine: str | None) -> Job:
+    """Return the arguments of `run` as a job, or raise UsageError."""
+    job = Job(work, check_tables(tables), servers, readers, read, checkpoint, seed, device, timeout, nodes, reserve, mailboxes,
+              meta, fold, threads, around or _nothing, trace, combine)
     if not callable(job.work):
         raise UsageError(f"run: work {job.work!r} is not a function")
     if job.fold not in ENGINES:

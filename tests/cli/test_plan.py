@@ -97,7 +97,7 @@ tables = [mpips.Dense("w", (10,), rule), mpips.Rows("user", rows=rows, dim=16, o
           mpips.Rows("word", rows=None, capacity=rows or 1, dim=8, optimizer=rule, admit=3)]
 print("planned")
 if rows:
-    mpips.run(lambda ps: exit("it ran"), tables, servers=(2, "first"), readers=1, seed=3)
+    mpips.run(lambda ps: exit("it ran"), tables, servers=(2, "first"), readers=1, read=print, seed=3)
 """
 
 
@@ -163,6 +163,18 @@ def test_whatever_a_script_makes_of_the_end(tmp_path: Path, rest: str, capsys: p
     path.write_text("import mpips\n\ntry:\n    mpips.run(print, [mpips.Dense('w', (3,), mpips.optim.SGD(lr=0.1))])\n" + rest)
     assert main(["plan", str(path)]) == 0
     assert capsys.readouterr().out.startswith("1 tables, 3 parameters")
+
+
+@pytest.mark.parametrize(("wrong", "line"), [
+    ("readers=-1", "run: readers -1 is not a number from 0"),
+    ("servers='many'", "servers='many' is neither a number"),
+    ("reserve=1.5", "run: reserve 1.5 is not a number from 0"),
+])
+def test_what_run_would_refuse(tmp_path: Path, wrong: str, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "job.py"
+    path.write_text(f"import mpips\n\nmpips.run(print, [], {wrong})")
+    assert main(["plan", str(path)]) == 2
+    assert line in capsys.readouterr().err
 
 
 def test_a_script_that_ends_well_before_its_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
