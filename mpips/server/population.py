@@ -7,7 +7,8 @@ folds, in the order of the protocol, so under staleness 0 it does not depend on 
 |----------------------|-----------------------------------------------------------------------------------------------------|
 | admit=k              | is born in the clock of the k-th push of its id; what was pushed in earlier ones is dropped. Counted |
 |                      | by a sketch, so that a few come too early, or after a long time too late. Resumed, as many servers   |
-|                      | go on as if nothing had been; of another number each begins with what all of them had counted        |
+|                      | go on as if nothing had been; of another number each begins with what all of them had counted, and   |
+|                      | halves that after its first push if it is too much for one sketch (so an id seen once is new again)  |
 | admit=p (a fraction) | is born at any push of its id with this probability                                                 |
 | ttl=n                | dies when it has not been pushed for n clocks, or an eighth longer                                    |
 | when_full="error"    | for which there is no room ends the job                                                             |
