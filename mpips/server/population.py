@@ -69,7 +69,7 @@ class Population:
         if believed is None:
             found: Array = self._directory.lookup(ids)
             return found
-        at = np.array(believed)
+        at = np.minimum(believed, len(self.owners) - 1)  # whatever it says
         wrong = np.flatnonzero((np.take(self.owners, at, mode="clip") != ids) | (at < 0))
         if wrong.size:
             at[wrong] = self._directory.lookup(ids[wrong])

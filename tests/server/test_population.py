@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpips import init, optim
-from mpips.server.population import least
+from mpips.server.population import Population, least
 from mpips.worker import row_pull
 from tests.playing import Recorder, play, small_logs
 from tests.server.test_rows import bsp
@@ -68,6 +68,13 @@ def test_a_push_of_rows_that_have_died_since_they_were_pulled(staleness: int | N
 
     t = table(capacity=2, when_full="oldest", staleness=staleness)
     assert play([t], work, workers=1)["worker 0"] == [4, 0, 8, 0]
+
+
+def test_no_belief_leads_out_of_the_table() -> None:
+    people = Population(table(capacity=4), np.zeros(4, np.int64), 0, 0)
+    people.owners[people.enter(np.array([0, 5, 6, 7]), 0)] = [0, 5, 6, 7]
+    ids, believed = np.array([0, 7, 7, 5, 0, 8]), np.array([-3, 4, 1 << 62, 1, np.iinfo(np.int64).min, 3])
+    assert people.find(ids, believed).tolist() == [0, 3, 3, 1, 0, -1]
 
 
 @pytest.mark.parametrize("number", [np.iinfo(np.int64).min, np.iinfo(np.int64).max, -1, 0])
