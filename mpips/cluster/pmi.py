@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from select import select
 
+LIMIT = 5.0  # seconds
 LONGEST = b"900"  # even, or MPICH puts and gets other lengths; the rest of a line has at most 100 bytes
 
 
@@ -37,7 +38,8 @@ def short_requests(environ: Mapping[str, str] = os.environ) -> Iterator[None]:
     ours, theirs = socket.socketpair()
     fds = (theirs.fileno(), slurm)
     # Not a fork: numpy and others have threads. -I and -S: it needs none of the user's modules, and starts at once.
-    with ours, theirs, subprocess.Popen([sys.executable, "-IS", __file__, *map(str, fds)], pass_fds=fds, stdin=subprocess.DEVNULL):
+    command = [sys.executable, "-IS", __file__, *map(str, fds)]
+    with ours, theirs, subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL) as helper:
         os.dup2(ours.fileno(), int(number))
         ours.close()
         theirs.close()
@@ -46,6 +48,10 @@ def short_requests(environ: Mapping[str, str] = os.environ) -> Iterator[None]:
         finally:
             os.dup2(slurm, int(number))  # the helper reads the end of its socket, and ends
             os.close(slurm)
+            try:
+                helper.wait(LIMIT)
+            except subprocess.TimeoutExpired:  # what MPI has started holds the socket
+                helper.kill()
 
 
 def _socket(number: int) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from mpips.cluster import pmi
 from mpips.cluster.pmi import LONGEST, short_requests
 
 READ = 1024  # bytes that Slurm reads of a line
@@ -75,3 +76,13 @@ def test_after_mpi_has_started_nothing_is_done(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "mpi4py.MPI", sys)
     with short_requests({"PMI_FD": "987654", "SLURM_STEP_ID": "0"}):
         pass
+
+
+def test_what_holds_the_socket_does_not_hold_the_rank(ends: tuple[socket.socket, socket.socket],
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pmi, "LIMIT", 0.1)
+    slurm, rank = ends
+    with short_requests({"PMI_FD": str(rank.fileno()), "SLURM_STEP_ID": "0"}):
+        held = rank.dup()  # as a process that MPI has started
+    with held:
+        assert says(rank, slurm, b"cmd=finalize\n") == b"cmd=finalize\n"
