@@ -161,7 +161,8 @@ class Worker(Client):
     def cache(self, table: str, rows: int, *, keep: str = "lru", clocks: int | None = None, own: bool = True) -> None:
         """Keep rows of a table that this worker pulls, and take them from there while they are new enough for its staleness.
 
-        Worth its while where servers are on other nodes, and rows are pulled more often than pushed.
+        It saves the network's bytes and the server's time where rows are pulled more often than pushed; on one node, and where the
+        network costs nothing, gathering or asking takes no longer.
 
         Args:
             rows: how many, at most.
