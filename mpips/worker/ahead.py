@@ -26,7 +26,6 @@ class Intent:
     cache: RowCache
     ids: Array
     at: int
-    pull: CachedPull | None = None
 
 
 class Ahead:
@@ -36,7 +35,7 @@ class Ahead:
         self._link = link
         self._later: list[tuple[int, int, Intent]] = []  # a heap: when it begins, which one it is
         self._said = 0
-        self._intents: list[Intent] = []  # under way
+        self._intents: list[tuple[Intent, CachedPull]] = []  # under way
 
     def add(self, intent: Intent) -> None:
         """Take note, and begin if it is time."""
@@ -49,14 +48,13 @@ class Ahead:
         while self._later and self._later[0][0] <= self._link.now:
             intent = heapq.heappop(self._later)[2]
             out = np.empty((len(intent.ids), intent.cache.table.dim), intent.cache.table.np_dtype)
-            intent.pull = CachedPull(self._link, intent.group, intent.ids, out, intent.cache, at=intent.at)
-            self._intents.append(intent)
-        self._intents = [intent for intent in self._intents
-                         if intent.at >= self._link.now and intent.pull is not None and not intent.pull.advance()]
+            pull = CachedPull(self._link, intent.group, intent.ids, out, intent.cache, at=intent.at)
+            self._intents.append((intent, pull))
+        self._intents = [(intent, pull) for intent, pull in self._intents if intent.at >= self._link.now and not pull.advance()]
 
     def finish(self, group: Group) -> None:
         """Wait for what is under way for this clock of a table."""
-        for intent in self._intents:
-            if intent.pull is not None and intent.group.numbers == group.numbers and intent.at == self._link.now:
-                intent.pull.wait()
+        for intent, pull in self._intents:
+            if intent.group.numbers == group.numbers and intent.at == self._link.now:
+                pull.wait()
         self.step()

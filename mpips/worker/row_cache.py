@@ -152,7 +152,7 @@ def new_cache(table: Rows, rows: int, keep: str, clocks: int | None, *, own: boo
     if (table.staleness is None) == (clocks is None):
         raise UsageError(f"{where}: " + ("say with clocks= how old a row may be, staleness None sets no limit" if clocks is None
                                          else f"clocks={clocks} is for staleness None, here staleness {table.staleness} says it"))
-    age = clocks if table.staleness is None and clocks is not None else table.staleness or 0
+    age = clocks if clocks is not None else table.staleness or 0
     try:
         return RowCache(table, int(rows if table.rows is None else max(min(rows, table.rows), 1)), keep, int(age), own=own)
     except (MemoryError, ValueError):

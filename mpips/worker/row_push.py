@@ -49,7 +49,9 @@ class RowPush(RingPush):
         known = link.slots.get(group.states[0].number)
         slots = known.recalled(ids) if known is not None else None
         self.ids, gradient, first = distinct(ids, gradient)
-        self._slots = np.full(len(self.ids), -1) if slots is None else slots[first]  # where they lie, if this worker knows
+        self._slots: Array | None = None  # where ids come and go, where they lie, -1 if this worker does not know
+        if self._table.rows is None:
+            self._slots = np.full(len(self.ids), -1) if slots is None else slots[first]
         super().__init__(link, group, [gradient])
         self.nbytes = gradient.nbytes + self.ids.nbytes
 
@@ -76,13 +78,13 @@ class RowPush(RingPush):
     def _pieces(self, part: Part, gradient: Array) -> deque[Piece]:
         values = gradient if part.places is None else gradient[part.places]
         table, number = self._table, self._group.states[0].number
-        slots = self._slots if part.places is None else self._slots[part.places]
+        slots = self._slots if self._slots is None or part.places is None else self._slots[part.places]
         step = max(min(PIECE, self._link.plan.maps[part.server].log // 4) // (table.row_bytes + ids_bytes(1, table)), 1)
         pieces = deque[Piece]()
         for lo in range(0, len(values), step):
             ids, some = part.index[lo : lo + step], values[lo : lo + step]
             parts = [(0, ids), (align(ids_bytes(len(ids), table)), some)]
-            if table.rows is None:
+            if slots is not None:
                 parts.insert(1, (ids.nbytes, slots[lo : lo + step]))
             pieces.append(Piece(number, len(ids), piece_bytes(len(ids), table), parts))
         return pieces
