@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from mpips import Dense, Rows, init, optim, table
 from mpips.errors import UsageError
 from mpips.server.catalogue import table_of
-from mpips.table import DTYPES, check_tables, dtype_name
+from mpips.table import DTYPES, NONFINITE, check_tables, dtype_name
 
 SGD = optim.SGD(lr=0.1)
 
@@ -114,7 +114,7 @@ INITS = st.sampled_from([init.zeros(), init.constant(2), init.uniform(-1, 2, see
 TABLES = st.builds(Dense, name=st.text("abc.é1 ", min_size=1).filter(lambda n: n[0] != "."),
                    shape=st.lists(st.integers(0, 5), max_size=3).map(tuple), optimizer=RULES, init=INITS,
                    staleness=st.none() | st.integers(0, 9), dtype=st.sampled_from(sorted(DTYPES)),
-                   combine=st.sampled_from(["sum", "mean"]), nonfinite=st.sampled_from(["raise", "skip"]), master=st.booleans())
+                   combine=st.sampled_from(["sum", "mean"]), nonfinite=st.sampled_from(NONFINITE), master=st.booleans())
 
 
 @given(TABLES)

@@ -37,7 +37,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     staleness: Staleness | msgspec.UnsetType = msgspec.UNSET
     combine: Literal["sum", "mean"] | msgspec.UnsetType = msgspec.UNSET
-    nonfinite: Literal["raise", "skip"] | msgspec.UnsetType = msgspec.UNSET
+    nonfinite: Literal["raise", "skip", "allow"] | msgspec.UnsetType = msgspec.UNSET
     optimizer: Named | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -72,7 +72,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         eval_every: clocks between worker 0's evaluations, None for one an epoch.
         log_every: clocks between two lines of metrics, None for one an epoch.
         clip_norm: each worker's gradient is scaled down to this Euclidean norm (before the push).
-        nonfinite: "raise" on NaN or Inf in a gradient, or "skip" that push and count it.
+        nonfinite: "raise" on NaN or Inf in a gradient, "skip" that push and count it, or "allow": do not look.
         checkpoint: see `Checkpoint`.
         log: directory of `metrics.jsonl` and of the ranks' log files; None is `log` in the checkpoint's directory,
             or no files at all.
@@ -99,7 +99,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     eval_every: Count | None = None
     log_every: Count | None = None
     clip_norm: Annotated[float, Meta(gt=0)] | None = None
-    nonfinite: Literal["raise", "skip"] = "raise"
+    nonfinite: Literal["raise", "skip", "allow"] = "raise"
     checkpoint: Checkpoint | None = None
     log: str | None = None
     trace: str | None = None

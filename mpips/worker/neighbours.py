@@ -42,7 +42,7 @@ from mpips.transport.base import Array
 from mpips.transport.shared import Shared
 from mpips.transport.words import LINE, WORD
 from mpips.worker.link import Link, TableState
-from mpips.worker.push import finite, void
+from mpips.worker.push import spoiled, void
 from mpips.worker.rings import sending
 
 # Control words of a worker, the first in its part
@@ -133,7 +133,7 @@ class Neighbours:
             part = values[at : at + step]
             if gradient is not None:
                 part[:] = gradient[at : at + step]
-            if not finite(part):
+            if spoiled(state.table, part):
                 return void(self._link, state.table, clock)
         return False
 

@@ -162,7 +162,7 @@ class Push:
                     assert mapped is not None
                     at = base + block.offset
                     part = mapped[at : at + (block.stop - block.start) * table.np_dtype.itemsize].view(table.np_dtype)
-                if not self._sums and not finite(part):
+                if not self._sums and spoiled(table, part):
                     return void(link, table, self.clock)
                 if tell:
                     t.flush(server)
@@ -244,6 +244,11 @@ def note_voids(link: Link, count: int) -> None:
     if count:
         link.stats["skipped"] += count
         link.tell_all(VOIDS, int(link.stats["skipped"]))
+
+
+def spoiled(table: Table, part: Array) -> bool:
+    """Whether a part of a gradient has NaN or Inf, for a table that minds."""
+    return table.nonfinite != "allow" and not finite(part)
 
 
 def finite(values: Array) -> bool:

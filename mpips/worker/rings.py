@@ -23,7 +23,7 @@ from mpips.transport.base import Array
 from mpips.transport.words import HEAD, RECORDS, TAIL
 from mpips.worker.group import Group
 from mpips.worker.link import Link
-from mpips.worker.push import Push, finite, reopen, void, wait_half
+from mpips.worker.push import Push, reopen, spoiled, void, wait_half
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ class RingPush(Push):
         """Look for NaN and Inf; return which tables are void."""
         voids = []
         for state, parts in zip(self._group.states, self._parts(), strict=True):
-            bad = not self._sums and not all(map(finite, parts))
+            bad = not self._sums and any([spoiled(state.table, part) for part in parts])
             try:
                 voids.append(bad and void(self._link, state.table, self.clock))
             except NonFiniteGradient as error:

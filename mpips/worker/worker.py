@@ -80,7 +80,7 @@ class Worker(Client):
 
         Raises:
             UnknownTable, UsageError: no such table, or row; wrong shape or dtype.
-            NonFiniteGradient: NaN or Inf, unless the table says nonfinite="skip". Nothing is pushed.
+            NonFiniteGradient: NaN or Inf, unless the table says nonfinite="skip" or "allow". Nothing is pushed.
             ProtocolError: the table (staleness 0) has been pushed in this clock already.
 
         >>> ps.push("w", gradient)                                                    # doctest: +SKIP

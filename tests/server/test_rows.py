@@ -289,19 +289,21 @@ def test_several_pushes_of_a_clock_are_given_with_more() -> None:
 
 def test_nonfinite_gradients_are_refused_or_left_out() -> None:
     tables = [table(optimizer=optim.Add(), init=init.zeros(), nonfinite="skip"),
-              table("r", optimizer=optim.Add(), init=init.zeros(), dtype="float32")]
+              table("r", optimizer=optim.Add(), init=init.zeros(), dtype="float32"),
+              table("a", optimizer=optim.Add(), init=init.zeros(), nonfinite="allow")]
 
     def work(ps: Any) -> Any:
         bad = np.ones((3, 3))
         bad[1, 1] = np.nan
         ps.push("t", bad, rows=[1, 2, 3])
+        ps.push("a", bad, rows=[1, 2, 3])
         with pytest.raises(NonFiniteGradient):
             ps.push("r", np.full((2, 3), 3e38, "f4"), rows=[1, 1])  # the sum overflows
         ps.push("r", np.ones((2, 3), "f4"), rows=[1, 1])
         ps.clock()
-        return ps.pull("t").any(), ps.pull("r", rows=1).tolist(), ps.stats["skipped"]
+        return ps.pull("t").any(), ps.pull("r", rows=1).tolist(), np.isnan(ps.pull("a")).sum(), ps.stats["skipped"]
 
-    assert play(tables, work, workers=1)["worker 0"] == (False, [2, 2, 2], 1)
+    assert play(tables, work, workers=1)["worker 0"] == (False, [2, 2, 2], 1, 1)
 
 
 @pytest.mark.parametrize(("call", "says"), [

@@ -132,6 +132,8 @@ def test_nonfinite(tmp_path: Path) -> None:
     assert report.skipped == 2 * 2  # two tables, two epochs
     assert report.mse is not None
     assert np.isfinite(report.mse)
+    report = fit(raw, epochs=1, nonfinite="allow")
+    assert (report.skipped, np.isnan(report.mse)) == (0, True)
 
 
 def test_readers_are_left_out_in_one_process(tmp_path: Path) -> None:
