@@ -112,7 +112,7 @@ def _update(size: int, name: str, count: int, team: Team | None = None) -> list[
     old, new = np.zeros(size, np.float32), np.zeros(size, np.float32)
     slots = [np.zeros(size, np.float32) for _ in fold.names]
     gradients = [gradient(size) for _ in range(count)]
-    step = JOIN * BLOCK // 4
+    step = JOIN * BLOCK // 4 * (team.size if team else 1)
     parts = [slice(lo, min(lo + step, size)) for lo in range(0, size, step)]
 
     def update() -> None:

@@ -32,6 +32,8 @@ SUMMARY = {  # rows of a summary, and what they are called there
     "allreduce": "MPI `Allreduce` and update",
     "round": "**mpips**: push, clock, pull",
     "round in place": "**mpips**, in place: `gradients`, clock, `view`",
+    "round unchecked": "mpips: push, clock, pull; `nonfinite=\"allow\"`",
+    "round in place unchecked": "mpips, in place; `nonfinite=\"allow\"`",
     "push": "mpips: push until applied",
     "pull": "mpips: pull into an array",
     "view": "mpips: view",

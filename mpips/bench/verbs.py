@@ -10,6 +10,7 @@
 | view            | `with view("w")`                                                                              |
 | round           | push, clock, pull with `out=`                                                                   |
 | round in place  | gradients in place (writing them not counted), clock, view                                      |
+| ... unchecked   | the same for a table with nonfinite="allow": nobody looks for NaN and Inf                       |
 | round of tables | push, clock, pull of many small tables together                                               |
 | round by rings  | round where mailboxes are rings of 4 blocks for each worker                                     |
 
@@ -39,27 +40,32 @@ def verbs(crew: Crew, size: int, *, optimizer: str = "sgd", staleness: int | Non
     """Time the verbs on one table; `every` verb, or only push and round."""
     label = "none" if staleness is None else str(staleness)
     samples: Samples = {}
+    suffix = ""
 
     def work(ps: Worker) -> None:
         grad, w = gradient(size), np.empty(size, np.float32)
         count = steps(size)
 
         def note(what: str, times: list[float]) -> None:
-            samples[Case(what, size, optimizer, label)] = times[WARM:]
+            samples[Case(what + suffix, size, optimizer, label)] = times[WARM:]
             ps.barrier()
 
         note("push", [_push(ps, grad) for _ in range(WARM + count)])
         note("round", [_round(ps, grad, w) for _ in range(WARM + count)])
         if not every:
             return
-        note("pull", timed(lambda: ps.pull("w", out=w), WARM + count))
-        note("pull fresh", timed(lambda: ps.pull("w"), WARM + count))
-        note("view", timed(lambda: _look(ps), WARM + count))
+        if not suffix:
+            note("pull", timed(lambda: ps.pull("w", out=w), WARM + count))
+            note("pull fresh", timed(lambda: ps.pull("w"), WARM + count))
+            note("view", timed(lambda: _look(ps), WARM + count))
         both = [_in_place(ps, grad) for _ in range(WARM + count)]
         note("push in place", [applied for applied, _ in both])
         note("round in place", [whole for _, whole in both])
 
     _run(crew, work, [_table("w", size, optimizer, staleness)])
+    if every:
+        suffix = " unchecked"
+        _run(crew, work, [_table("w", size, optimizer, staleness, "allow")])
     return samples
 
 
@@ -101,8 +107,8 @@ def by_rings(crew: Crew, size: int) -> Samples:
     return {Case("round by rings", size, "sgd", "0"): times} if times else {}
 
 
-def _table(name: str, size: int, optimizer: str, staleness: int | None) -> Dense:
-    return Dense(name, (size,), optimizer=make(optimizer, lr=LR), staleness=staleness)
+def _table(name: str, size: int, optimizer: str, staleness: int | None, nonfinite: str = "raise") -> Dense:
+    return Dense(name, (size,), optimizer=make(optimizer, lr=LR), staleness=staleness, nonfinite=nonfinite)
 
 
 def _run(crew: Crew, work: Callable[[Worker], None], tables: list[Dense], mailboxes: int | None = None) -> None:

@@ -86,9 +86,10 @@ class Job:
     def server(self, transport: Any, plan: Plan, index: int, restored: Restored | None, mpi: str = "",
                trace: Trace | None = None) -> Server:
         """Make server number `index`."""
-        policy = self.checkpoint
+        policy, threads = self.checkpoint, threads_of(self.threads)
         saver = policy.bind(seed=self.seed, meta=self.meta, mpi=mpi, clean=index == 0) if policy else None
-        return Server(transport, plan, index, seed=self.seed, engine=self.fold, threads=threads_of(self.threads),
+        spread_out(threads)
+        return Server(transport, plan, index, seed=self.seed, engine=self.fold, threads=threads,
                       clocks=self.clocks(plan, restored), saver=saver, every=policy.every if policy else None,
                       at_end=bool(policy and policy.at_end), restored=restored, trace=trace)
 
@@ -126,7 +127,8 @@ def run(work: Callable[[Worker], Any], tables: Sequence[Table], *, servers: int 
     |            | server, and if two gradients of each need more, rings of blocks (staleness 0 only; the same bits)  |
     | meta       | JSON values kept in every checkpoint                                                              |
     | fold       | what runs the optimizers: "auto", "numpy", "numba"; the bits are the same                         |
-    | threads    | of each server's folds; None: OMP_NUM_THREADS, else SLURM_CPUS_PER_TASK, else 1; the bits are the same |
+    | threads    | of each server's folds; None: OMP_NUM_THREADS, else SLURM_CPUS_PER_TASK, else 1; the bits are the same. |
+    |            | A server may leave the cores it was bound to if they are fewer: those of workers that wait fold, too |
     | around     | `around(role, index, rank)` gives a context that the rank's whole work runs in (log files)        |
     | trace      | path of a file that rank 0 writes: what every rank did when, see `mpips.trace`                    |
     | combine    | None; "node": the workers of a node add up their gradients and one pushes the sum, which is less   |
@@ -221,6 +223,12 @@ def threads_of(threads: int | None, environ: Mapping[str, str] = os.environ) -> 
     if isinstance(found, bool) or not isinstance(found, int) or found < 1:
         raise UsageError(f"{where} {found!r} is not a number from 1")
     return found
+
+
+def spread_out(threads: int) -> None:
+    """Let this process run on all cores that it can get, if its launcher has bound it to fewer than it has threads (Linux)."""
+    if hasattr(os, "sched_setaffinity") and threads > len(os.sched_getaffinity(0)):
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))  # the kernel takes out what a job's cgroup does not allow
 
 
 def make_worker(job: Job, transport: Any, plan: Plan, index: int, now: int, number: int | None, trace: Trace | None,

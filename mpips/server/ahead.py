@@ -18,7 +18,7 @@ from mpips.layout import in_parts
 from mpips.server.cohorts import Cohort, Push
 from mpips.server.folding import Job, compute
 from mpips.server.mailboxes import Mailboxes
-from mpips.server.store import JOIN, Span, Store
+from mpips.server.store import Span, Store
 from mpips.transport.base import Transport
 from mpips.transport.plan import Plan
 
@@ -69,7 +69,7 @@ class Ahead:
     def _fold(self, job: Job, i: int) -> None:
         """Fold the block at `i` and those that follow it, as far as they have arrived and fit into a span."""
         stop = i + 1
-        while stop < min(i + JOIN, len(job.todo)) and self._arrived(job.todo[stop], job.pushes):
+        while stop < min(i + self._store.together, len(job.todo)) and self._arrived(job.todo[stop], job.pushes):
             stop += 1
         span = self._store.joined([one.lo for one in job.todo[i:stop]])[0]
         self._transport.sync()

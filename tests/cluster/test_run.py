@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 import mpips
-from mpips.cluster.run import threads_of
+from mpips.cluster.run import spread_out, threads_of
 from mpips.errors import USAGE, UsageError
 
 TABLE = mpips.Dense("w", (3,), mpips.optim.SGD(lr=0.1))
@@ -78,6 +79,19 @@ def test_wrong_use_of_a_verb(verb: Any, says: str) -> None:
 ])
 def test_how_many_threads_fold(threads: int | None, environ: dict[str, str], found: int) -> None:
     assert threads_of(threads, environ) == found
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_a_server_with_threads_leaves_the_core_it_was_bound_to() -> None:
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        spread_out(1)
+        assert os.sched_getaffinity(0) == {min(before)}
+        spread_out(2)
+        assert os.sched_getaffinity(0) >= before
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def test_threads_that_are_no_number() -> None:
