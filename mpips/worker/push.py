@@ -162,11 +162,11 @@ class Push:
                     assert mapped is not None
                     at = base + block.offset
                     part = mapped[at : at + (block.stop - block.start) * table.np_dtype.itemsize].view(table.np_dtype)
-                if not self._sums and spoiled(table, part):
-                    return void(link, table, self.clock)
-                if tell:
+                if tell:  # before the look, which the fold need not wait for: nothing is published before the commit
                     t.flush(server)
                     t.store(server, link.plan.words.arrival(link.index, block.slot, half), number)
+                if not self._sums and spoiled(table, part):
+                    return void(link, table, self.clock)
         return False
 
     def _stamp(self, number: int, voids: Sequence[bool] = ()) -> None:
