@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -81,6 +82,11 @@ class Crew:
 def steps(size: int) -> int:
     """Repetitions in one burst: enough for a median, few enough that bursts of different things follow each other soon."""
     return int(min(300, max(3, 50_000_000 // max(size, 1))))
+
+
+def cores() -> int:
+    """Threads of a fold that has several: one for each core, at least 2."""
+    return max(2, os.cpu_count() or 1)
 
 
 def gradient(size: int) -> Array:

@@ -16,13 +16,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from mpips.bench.crew import LR, Case, Crew, Samples, gradient, steps, timed
+from mpips.bench.crew import LR, Case, Crew, Samples, cores, gradient, steps, timed
 from mpips.layout import BLOCK
 from mpips.optim import Fold, make
 from mpips.optim.team import Team
@@ -81,7 +80,7 @@ def updates(crew: Crew, size: int, optimizers: Iterable[str]) -> Samples:
             found[Case("update", size, name)] = _update(size, name, 1)
             if crew.workers > 1:
                 found[Case("update of W", size, name)] = _update(size, name, crew.workers)
-            found[Case("update threads", size, name)] = _update(size, name, 1, Team(max(2, os.cpu_count() or 1)))
+            found[Case("update threads", size, name)] = _update(size, name, 1, Team(cores()))
         return found
 
     return crew.alone(0, measured)

@@ -32,9 +32,7 @@ UNITS = {  # what is not seconds
 LIMITS = {
     "put": "copy", "get": "copy", "pull": "copy", "pull fresh": "copy", "bytes": "", "update": "bytes", "update of W": "bytes",
     "update threads": "update", "copy beside": "copy", "update beside": "update",
-    "push": "copy | update", "push unchecked": "copy | update", "push in place": "update", "push in place unchecked": "update",
-    "round": "copy | update + copy", "round unchecked": "copy | update + copy",
-    "round in place": "update", "round in place unchecked": "update",
+    "push": "copy | update", "push in place": "update", "round in place": "update", "round": "copy | update + copy",
     "round of tables": "copy | update + copy", "round by rings": "copy | update + copy",
     "two-sided": "copy | update + copy", "allreduce": "copy | update + copy", "gloo": "copy | update + copy",
     "push of rows": "copy | row update", "pull of rows": "take", "round of rows": "copy | row update + take",
@@ -43,6 +41,8 @@ LIMITS = {
     "round of unsorted rows": "copy | row update + take unsorted",
     "two-sided rows": "copy | row update + take", "two-sided unsorted rows": "copy | row update + take unsorted",
 }
+LIMITS |= {f"{what} {variant}": LIMITS[what] for variant in ("unchecked", "threads")
+           for what in ("push", "round", "push in place", "round in place")}
 KEYS = ("what", "size", "optimizer", "staleness", "workers", "servers", "median", "low", "high", "samples", "limit", "ratio")
 
 Row = dict[str, Any]

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 GROUPS = {
     "limits": "copy, raw Put and Get, the update alone",
     "rivals": "two-sided, Allreduce, gloo",
-    "verbs": "push, pull, view, round, in place",
+    "verbs": "push, pull, view, round, in place; without the look for NaN and Inf",
     "optimizers": "push and round with momentum and Adam",
+    "threads": "push and round where servers fold with a thread for each core",
     "staleness": "push and round with staleness 3 and none",
     "rings": "round through rings of blocks",
     "tables": "rounds of 1000 small tables",
@@ -126,11 +127,13 @@ def _pieces(options: Options, size: int, gloo: rivals.Gloo | None) -> list[Piece
         if gloo and not gloo.missing:
             out.append(gloo.rounds)
     if "verbs" in groups:
-        out.append(lambda crew, n: verbs.verbs(crew, n))
+        out += [lambda crew, n: verbs.verbs(crew, n, pulls=True), lambda crew, n: verbs.verbs(crew, n, variant="unchecked")]
     for name in many:
-        out.append(lambda crew, n, name=name: verbs.verbs(crew, n, optimizer=name, every=False))  # type: ignore[misc]
+        out.append(lambda crew, n, name=name: verbs.verbs(crew, n, optimizer=name))  # type: ignore[misc]
+    for name in ("sgd", *many) if "threads" in groups else ():
+        out.append(lambda crew, n, name=name: verbs.verbs(crew, n, optimizer=name, variant="threads"))  # type: ignore[misc]
     for staleness in STALENESS if "staleness" in groups else ():
-        out.append(lambda crew, n, s=staleness: verbs.verbs(crew, n, staleness=s, every=False))  # type: ignore[misc]
+        out.append(lambda crew, n, s=staleness: verbs.verbs(crew, n, staleness=s))  # type: ignore[misc]
     if "rings" in groups:
         out.append(lambda crew, n: verbs.by_rings(crew, n))
     if "tables" in groups and size == max((n for n in options.sizes if n <= TABLES), default=0):

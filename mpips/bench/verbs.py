@@ -11,6 +11,8 @@
 | round           | push, clock, pull with `out=`                                                                   |
 | round in place  | gradients in place (writing them not counted), clock, view                                      |
 | ... unchecked   | the same for a table with nonfinite="allow": nobody looks for NaN and Inf                       |
+| ... threads     | the same where a server folds with `run(threads=)` as many threads as there are cores, at least 2: |
+|                 | those of workers that wait, too                                                               |
 | round of tables | push, clock, pull of many small tables together                                               |
 | round by rings  | round where mailboxes are rings of 4 blocks for each worker                                     |
 
@@ -25,7 +27,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from mpips.bench.crew import LR, Case, Crew, Samples, gradient, steps, timed
+from mpips.bench.crew import LR, Case, Crew, Samples, cores, gradient, steps, timed
 from mpips.cluster.run import run
 from mpips.layout import BLOCK
 from mpips.optim import make
@@ -36,36 +38,37 @@ WARM = 2
 MANY = 1000  # small tables
 
 
-def verbs(crew: Crew, size: int, *, optimizer: str = "sgd", staleness: int | None = 0, every: bool = True) -> Samples:
-    """Time the verbs on one table; `every` verb, or only push and round."""
+def verbs(crew: Crew, size: int, *, optimizer: str = "sgd", staleness: int | None = 0, variant: str = "",
+          pulls: bool = False) -> Samples:
+    """Time pushes and rounds on one table, in place too where views need no copy; with `pulls` every verb.
+
+    Args:
+        variant: "unchecked", "threads", or "" for the defaults.
+    """
     label = "none" if staleness is None else str(staleness)
     samples: Samples = {}
-    suffix = ""
 
     def work(ps: Worker) -> None:
         grad, w = gradient(size), np.empty(size, np.float32)
         count = steps(size)
 
         def note(what: str, times: list[float]) -> None:
-            samples[Case(what + suffix, size, optimizer, label)] = times[WARM:]
+            samples[Case(f"{what} {variant}".rstrip(), size, optimizer, label)] = times[WARM:]
             ps.barrier()
 
         note("push", [_push(ps, grad) for _ in range(WARM + count)])
         note("round", [_round(ps, grad, w) for _ in range(WARM + count)])
-        if not every:
-            return
-        if not suffix:
+        if staleness == 0:
+            both = [_in_place(ps, grad) for _ in range(WARM + count)]
+            note("push in place", [applied for applied, _ in both])
+            note("round in place", [whole for _, whole in both])
+        if pulls:
             note("pull", timed(lambda: ps.pull("w", out=w), WARM + count))
             note("pull fresh", timed(lambda: ps.pull("w"), WARM + count))
             note("view", timed(lambda: _look(ps), WARM + count))
-        both = [_in_place(ps, grad) for _ in range(WARM + count)]
-        note("push in place", [applied for applied, _ in both])
-        note("round in place", [whole for _, whole in both])
 
-    _run(crew, work, [_table("w", size, optimizer, staleness)])
-    if every:
-        suffix = " unchecked"
-        _run(crew, work, [_table("w", size, optimizer, staleness, "allow")])
+    table = _table("w", size, optimizer, staleness, "allow" if variant == "unchecked" else "raise")
+    _run(crew, work, [table], threads=cores() if variant == "threads" else None)
     return samples
 
 
@@ -111,9 +114,10 @@ def _table(name: str, size: int, optimizer: str, staleness: int | None, nonfinit
     return Dense(name, (size,), optimizer=make(optimizer, lr=LR), staleness=staleness, nonfinite=nonfinite)
 
 
-def _run(crew: Crew, work: Callable[[Worker], None], tables: list[Dense], mailboxes: int | None = None) -> None:
+def _run(crew: Crew, work: Callable[[Worker], None], tables: list[Dense], mailboxes: int | None = None,
+         threads: int | None = None) -> None:
     crew.meet()
-    run(work, tables, servers=(crew.servers, "first"), mailboxes=mailboxes, device="cpu")
+    run(work, tables, servers=(crew.servers, "first"), mailboxes=mailboxes, threads=threads, device="cpu")
     crew.meet()
 
 

@@ -21,7 +21,7 @@ COMMAND = ["-m", "mpips", "bench", "--quiet"]
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Done, dict[str, Any]]:
     file = tmp_path_factory.mktemp("bench") / "report.json"
     run = mpirun(3, [*COMMAND, "--sizes", "100,300", "--rows", "500", "--repeat", "1", "--json", str(file),
-                     "--what", "limits,rivals,verbs,optimizers,staleness,tables,rows,start,idle"], timeout=100)
+                     "--what", "limits,rivals,verbs,optimizers,threads,staleness,tables,rows,start,idle"], timeout=100)
     assert run.code == 0, run
     return run, json.loads(file.read_text())
 
@@ -37,7 +37,7 @@ def test_the_report_has_all_that_was_asked_for(done: tuple[Done, dict[str, Any]]
     report = done[1]
     assert set(report) == {"bench", "machine", "options", "results", "notes"}
     assert report["options"] == {"sizes": [100, 300], "repeat": 1, "servers": 1, "workers": 2, "rows": 500, "groups": [
-        "limits", "rivals", "verbs", "optimizers", "staleness", "tables", "rows", "start", "idle"]}
+        "limits", "rivals", "verbs", "optimizers", "threads", "staleness", "tables", "rows", "start", "idle"]}
     assert {"processor", "cores", "MPI", "versions", "date", "system"} <= set(report["machine"])
     for row in report["results"]:
         assert set(row) == set(KEYS)
@@ -50,6 +50,7 @@ def test_the_report_has_all_that_was_asked_for(done: tuple[Done, dict[str, Any]]
         assert {("update", size, "sgd", ""), ("update of W", size, "adam", "")} <= cases
         verbs = ("push", "pull", "pull fresh", "view", "push in place", "round", "round in place")
         assert {(what, size, "sgd", "0") for what in verbs} <= cases
+        assert {(f"round{variant}", size, "sgd", "0") for variant in (" unchecked", " threads", " in place threads")} <= cases
         assert {("round", size, "adam", "0"), ("push", size, "sgd", "3"), ("round", size, "sgd", "none")} <= cases
     assert {("round of tables", 300, "sgd", "0"), ("start", 300, "sgd", "0"), ("first answer", 1000, "", "")} <= cases
     assert {(what, 320, "", "") for what in ("take", "take unsorted", "two-sided rows", "two-sided unsorted rows")} <= cases
