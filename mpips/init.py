@@ -12,6 +12,7 @@ rows that are named by ids depend on the id instead, see `mpips.init_rows`.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import isfinite, sqrt
 from numbers import Real
@@ -54,11 +55,12 @@ class Init:
             values = bits.random(n, draw) * draw(high - low) + draw(low)
         return values.astype(dtype, copy=False)
 
-    def rows(self, name: str, shape: tuple[int | None, int], dtype: np.dtype[Any], *, seed: int, ids: Any) -> Array:
+    def rows(self, name: str, shape: tuple[int | None, int], dtype: np.dtype[Any], *, seed: int, ids: Any,
+             fill: Callable[..., Array] = fill) -> Array:
         """Return the rows of int64 `ids`, a new (len(ids), dim) array of `dtype`; one id always gets the same row.
 
-        `shape` is (rows, dim); without a number of rows both fans are dim. Raises UsageError if this is an array and has not
-        all of these rows.
+        `shape` is (rows, dim); without a number of rows both fans are dim. `fill` draws, here or as `optim.drawing` does. Raises
+        UsageError if this is an array and has not all of these rows.
         """
         ids, (count, dim) = np.asarray(ids, np.int64), shape
         if self.kind == "constant":

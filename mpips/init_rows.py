@@ -112,8 +112,8 @@ def _normal(near: Array, turn: Array, values: Array, sigma: float) -> None:
     angle = _signed(turn).astype(kind)
     angle *= kind(0.5 ** (top + 1))
     square = angle * angle
-    cosine = _series(COS[kind], square)
-    sine = _series(SIN[kind], square)
+    cosine = series(COS[kind], square)
+    sine = series(SIN[kind], square)
     sine *= angle
     for k, one in enumerate(radius):
         np.multiply(one, cosine[k], out=values[..., 2 * k])
@@ -142,12 +142,12 @@ def _minus_two_log(x: Array) -> Array:
     x += kind(1)
     s /= x
     power *= kind(-2 * LN2)
-    s *= _series(LOG[kind], np.multiply(s, s, out=x))
+    s *= series(LOG[kind], np.multiply(s, s, out=x))
     power += s
     return power
 
 
-def _series(terms: tuple[Any, ...], x: Array) -> Array:
+def series(terms: tuple[Any, ...], x: Array) -> Array:
     """Return the sum of terms[k] * x**k by Horner's rule, as a new array."""
     total: Array = x * terms[-1]
     for term in terms[-2:0:-1]:

@@ -75,7 +75,7 @@ def compiled_counts() -> Loop:
     Raises ImportError without numba.
     """
     some = np.zeros(1, np.int64)
-    loop: Loop = _jitted(_counts, {"_ahead": _prefetch(8)}, [(some, some, 0, some)])
+    loop: Loop = jitted(_counts, {"_ahead": _prefetch(8)}, [(some, some, 0, some)])
     return loop
 
 
@@ -91,10 +91,10 @@ def _compile(template: Any, rule: Any, change: Change, parts: dict[str, Any], ex
     name = f"{template.__name__}{kind}_{rule.__qualname__.replace('.', '_')}_{digest:08x}"
     inner = numba.njit(error_model="numpy")
     parts = {**parts, "_rule": inner(rule), "_sum": inner(_combine(*change[:3])), "_cut": inner(_bound(change[3]))}
-    return _jitted(template, parts, examples, name)
+    return jitted(template, parts, examples, name)
 
 
-def _jitted(template: Any, parts: dict[str, Any], examples: Sequence[Any], name: str = "") -> Any:
+def jitted(template: Any, parts: dict[str, Any], examples: Sequence[Any], name: str = "") -> Any:
     """Return a copy of `template` with these parts, compiled for arguments like `examples`."""
     import numba
 
@@ -181,12 +181,12 @@ def _prefetch(line: int) -> Any:
     return numba.njit(ahead)
 
 
-def _replaced(*args: Any) -> Any:
+def replaced(*args: Any) -> Any:
     """Stands for what each copy of a template has of its own."""
     raise NotImplementedError
 
 
-_rule = _sum = _cut = _pick = _ahead = _replaced
+_rule = _sum = _cut = _pick = _ahead = replaced
 
 
 def _loop0(w: Any, g: Any, out: Any, scalars: Any, more: Any) -> None:

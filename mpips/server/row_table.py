@@ -19,7 +19,9 @@ from itertools import chain
 
 import numpy as np
 
+from mpips import init_rows
 from mpips.directory import owners
+from mpips.optim import drawing
 from mpips.optim.rows import RowFold
 from mpips.server.logs import Piece
 from mpips.server.population import NOBODY, Population
@@ -76,11 +78,15 @@ class RowTable:
         self.counters = dict.fromkeys(COUNTERS, 0)
         self._server, self._servers, self._seed = server, servers, seed
         self._where: Array | None = None  # by row, its position among those that several pushes change together
+        self._draw = init_rows.fill
         self.population: Population | None = None
         if table.rows is None:
             owners = memory[place.owners : place.owners + WORD * place.rows].view(np.int64)
             self.population = Population(table, owners, server, seed)
             self._born = np.zeros(place.rows, np.int64)  # mark of each row when it was born
+            if fold.engine == "numba":
+                self._draw = drawing.fill
+                self._initial(np.empty(0, np.int64))  # it is compiled now, not in the first push
         self._folded = np.full(place.rows, -1, np.int64) if table.decay else None  # clock of each row's last fold, or of its birth
 
     def fill(self, restored: Restored | None) -> None:
@@ -109,7 +115,7 @@ class RowTable:
     def _initial(self, ids: Array) -> Array:
         """Initial values of rows, (n, dim)."""
         table = self.table
-        return table.init.rows(table.name, (table.rows, table.dim), table.np_dtype, seed=self._seed, ids=ids)
+        return table.init.rows(table.name, (table.rows, table.dim), table.np_dtype, seed=self._seed, ids=ids, fill=self._draw)
 
     def _restore(self, piece: RowPiece, clock: int) -> None:
         """Take from a piece of a checkpoint of this clock what belongs here."""
