@@ -102,7 +102,7 @@ class Directory:
             size = max(self._least, _room(n))
             if size <= len(self._cells):  # only drops what is gone: with room to spare, or it comes again soon
                 size = max(self._least, _room(n + n // 4))
-        elif len(ids) > max(self._live, SLICE):
+        elif len(ids) > max(self._live, SLICE, len(self._cells) // 8):
             size = len(self._cells)  # most of the cells change: in order of place is faster
         else:
             for at in range(0, len(ids), SLICE):

@@ -222,6 +222,15 @@ def test_reserved_room_is_neither_moved_nor_given_back(monkeypatch: pytest.Monke
     assert real.nbytes == size == Directory(10_000).nbytes
 
 
+def test_few_ids_for_much_room_do_not_touch_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Directory(1 << 20)
+    monkeypatch.setattr(Directory, "_rebuild", None)
+    for n in (1 << 15, 1 << 17):  # more than a pass works on, and than there are
+        real.insert(np.arange(n) + n, np.arange(n))
+    assert len(real) == 5 << 15
+    assert real.lookup([1 << 17, (1 << 18) - 1]).tolist() == [0, (1 << 17) - 1]
+
+
 def test_nothing() -> None:
     real = Directory()
     none = np.zeros(0, np.int64)

@@ -113,8 +113,8 @@ def row_slot_bytes(table: Table, workers: int) -> int:
     """Return what a server keeps of one row beside its window: the optimizer's slots, and where it finds it.
 
     Several workers' pushes are added up by position, which takes a word. A row whose id is not known beforehand is found in a
-    directory that is at most half full, has two words in a cell and doubles when it is; 17 bytes tell whether it lives and since
-    when, and sightings take four counters of two bytes, in tables four to eight times as wide as there are rows.
+    directory that is at most half full and has two words in a cell, a power of two of them; 17 bytes tell whether it lives and
+    since when, and sightings take four counters of two bytes, in tables four to eight times as wide as there are rows.
     """
     assert isinstance(table, Rows)
     decay = WORD if table.decay else 0

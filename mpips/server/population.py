@@ -52,7 +52,7 @@ class Population:
         self.owners = owners
         self.lives = np.zeros(len(owners), bool)
         self.seen = np.zeros(len(owners), np.int64)
-        self._directory = Directory()
+        self._directory = Directory(len(owners))  # growing at 8 M rows would hold a push up for a second
         self._used = 0  # rows that have ever lived
         self._free = np.empty(0, np.int64)  # of those, the ones that do not now
         width = 1 << max(10, (4 * len(owners) - 1).bit_length())

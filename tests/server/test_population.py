@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpips import init, optim
+from mpips.directory import Directory
 from mpips.server.population import Population, least
 from mpips.worker import row_pull
 from tests.playing import Recorder, play, small_logs
@@ -54,6 +55,15 @@ def test_the_place_of_a_dead_row_belongs_to_nobody(staleness: int | None) -> Non
 
     t = table(capacity=1, ttl=1, when_full="oldest", staleness=staleness)
     assert play([t], work, workers=1)["worker 0"] == [0, 0, 0]
+
+
+def test_room_for_all_rows_is_there_from_the_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory that grows moves all of its ids, and a push would wait for that."""
+    people = Population(table(capacity=1000), np.zeros(1000, np.int64), 0, 0)
+    monkeypatch.setattr(Directory, "_rebuild", None)
+    for k in range(10):
+        people.enter(np.arange(100) - 100 * k, k)
+    assert len(people) == 1000
 
 
 @pytest.mark.parametrize("staleness", [0, None])
