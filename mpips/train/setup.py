@@ -75,11 +75,14 @@ def prepare(config: Config, where: str = "fit", *, model: Model | None = None, d
         if config.evaluate == "reader" and not config.readers:
             raise UsageError("evaluate: 'reader', but readers is 0")
         origin = source(config.data, where) if data is None else data
+        if not isinstance(origin, (Source, Data)):
+            raise UsageError(f"data: {type(origin).__name__} is neither a source's name, nor a mpips.train.Data or Source")
         if isinstance(origin, Source):
             origin.check()
         loaded = samples(origin, config)
         if model is None:
             model = make_model(config.model, loaded)
+        check_model(model)
         check_fit(model, loaded)
         tables = make_tables(config, model, optimizer)
         check_directory(config.log_directory, "log")
@@ -109,6 +112,13 @@ def make_model(named: Named, data: Data) -> Model:
     shape = data.x.shape[1:] or (1,)
     found = {"inputs": shape, "outputs": outputs, "task": "regression" if data.classes is None else "classification"}
     return models.make(named.name, **{**found, **named.options})
+
+
+def check_model(model: Any) -> None:
+    """Raise UsageError unless this has all that a model must have."""
+    missing = [name for name in dir(Model) if not name.startswith("_") and not hasattr(model, name)]
+    if missing:
+        raise UsageError(f"model: {type(model).__name__} has no {', '.join(missing)}, see mpips.models.Model")
 
 
 def check_fit(model: Model, data: Data) -> None:

@@ -47,6 +47,16 @@ def test_wrong(raw: dict[str, Any], message: str) -> None:
         prepared(**raw)
 
 
+@pytest.mark.parametrize(("objects", "message"), [
+    ({"data": (np.zeros((4, 2)), np.zeros(4))}, "data: tuple is neither a source's name, nor a mpips.train.Data or Source"),
+    ({"model": np.zeros(3)}, "model: ndarray has no describe, loss_and_grads, name, predict, tables, task, see mpips.models.Model"),
+    ({"optimizer": 0.1}, "table 'linear.w': optimizer 0.1 is not one of mpips.optim"),
+])
+def test_wrong_objects(objects: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=f"^fit: {message}"):
+        prepare(parse(LINEAR), **objects)
+
+
 def test_log_directory(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=r"^f.toml: log: .*file/x cannot be written"):
