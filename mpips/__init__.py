@@ -26,7 +26,7 @@ from mpips.cluster import early
 from mpips.table import Dense, Rows
 
 if TYPE_CHECKING:
-    from mpips import models, nn, optim
+    from mpips import models, nn, optim, train
     from mpips.checkpoint import Checkpoints
     from mpips.cluster.run import run
     from mpips.train.fit import fit
@@ -38,6 +38,7 @@ early.install()
 
 __all__ = [
     "Checkpoints", "Dense", "Reader", "Rows", "Worker", "__version__", "errors", "fit", "init", "models", "nn", "optim", "run",
+    "train",
 ]
 
 _LATER = {  # name -> module it is found in, imported when it is first asked for
@@ -52,7 +53,7 @@ _LATER = {  # name -> module it is found in, imported when it is first asked for
 def __getattr__(name: str) -> Any:
     if name in _LATER:
         return getattr(importlib.import_module(_LATER[name]), name)
-    if name in ("models", "nn", "optim"):
+    if name in ("models", "nn", "optim", "train"):
         return importlib.import_module(f"mpips.{name}")
     raise AttributeError(f"module 'mpips' has no attribute {name!r}")
 

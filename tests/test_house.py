@@ -74,6 +74,7 @@ if len(sys.argv) > 1:
         assert not end.code, end.code
 else:
     import mpips
+    mpips.train.Data, mpips.models.Model, mpips.nn.Dense, mpips.optim.SGD  # found without an import of their own
 print(sorted({"mpi4py.MPI", "cupy", "numba"} & set(sys.modules)))
 """
 
