@@ -25,6 +25,7 @@ Array = np.ndarray[Any, np.dtype[np.uint8]]
 LIMIT = 300.0  # seconds; the default of `run(timeout=)`
 TAG = 31415
 SHOWN = 12  # characters of a hash that a person wants to see
+NAMED = 4  # differences, and values of one, that an error spells out
 
 
 def versions() -> dict[str, str]:
@@ -67,9 +68,14 @@ def difference(everyone: list[dict[str, str]]) -> str:
         for rank, facts in enumerate(everyone):
             groups.setdefault(facts.get(name, "nothing"), []).append(rank)
         if len(groups) > 1:
-            shown = (f"{_short(value)} on {_ranks(ranks)}" for value, ranks in groups.items())
-            parts.append(f"{name}: {' and '.join(shown)}")
-    return "; ".join(parts)
+            shown = [f"{_short(value)} on {_ranks(ranks)}" for value, ranks in groups.items()]
+            parts.append(f"{name}: {' and '.join(_first(shown, 'others'))}")
+    return "; ".join(_first(parts, "more"))
+
+
+def _first(texts: list[str], kind: str) -> list[str]:
+    """As many as a person reads, and how many are left out."""
+    return texts if len(texts) <= NAMED else [*texts[:NAMED], f"{len(texts) - NAMED} {kind}"]
 
 
 def spans(ranks: list[int]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -76,12 +75,16 @@ class Job:
     trace: str | os.PathLike[str] | None
     combine: str | None
 
-    def digest(self) -> str:
-        """Hash of all that must be equal on every rank."""
-        text = json.dumps([[t.describe() for t in self.tables], self.servers, self.readers, self.seed, self.timeout, self.nodes,
-                           self.reserve, self.mailboxes, self.fold, self.trace is not None, self.combine,
-                           self.checkpoint is not None and self.checkpoint.every], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+    def facts(self) -> dict[str, str]:
+        """All that must be equal on every rank, by what a person calls it."""
+        facts: dict[str, Any] = {f"table '{table.name}' {key}": value for table in self.tables
+                                 for key, value in table.describe().items()}
+        facts["order of the tables"] = [table.name for table in self.tables]
+        for key in ("servers", "readers", "seed", "timeout", "nodes", "reserve", "mailboxes", "fold", "combine"):
+            facts[key] = getattr(self, key)
+        facts["trace"] = self.trace is not None
+        facts["checkpoint"] = self.checkpoint and {"every": self.checkpoint.every}
+        return {name: json.dumps(fact, sort_keys=True) for name, fact in facts.items()}
 
     def server(self, transport: Any, plan: Plan, index: int, restored: Restored | None, mpi: str = "",
                trace: Trace | None = None) -> Server:

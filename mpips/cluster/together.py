@@ -66,7 +66,7 @@ def run_together(job: Job, world: MPI.Intracomm) -> list[Any] | None:
     except UsageError as error:
         problem = error
     abort.settle(comm, problem)
-    agree(comm, {"tables and configuration": job.digest(), "layout": plan.layout.digest()})
+    agree(comm, {**job.facts(), "layout": plan.layout.digest()})
     clocks = comm.bcast(job.clocks(plan, restored) if rank == roles.servers[0] else None, root=roles.servers[0])
 
     node = MPI.Intracomm(comm.Split(rank if job.nodes == "single" else nodes[rank], rank))

@@ -61,6 +61,13 @@ def test_a_difference_is_the_same_error_on_every_rank() -> None:
     assert sorted(map(json.loads, done.out.splitlines())) == [[rank, line, True] for rank in range(4)], done
 
 
+def test_a_long_difference_is_cut_short() -> None:
+    everyone = [{"seed": "1", **{f"table '{t}' init": f"{rank}" for t in range(9)}} for rank in range(64)]
+    said = difference(everyone)
+    assert said.startswith("table '0' init: 0 on rank 0 and 1 on rank 1 and 2 on rank 2 and 3 on rank 3 and 60 others; table '1'")
+    assert said.endswith("; 5 more")
+
+
 LATE = """
 import sys, time
 import numpy as np

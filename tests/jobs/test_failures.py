@@ -38,7 +38,7 @@ def test_a_rank_that_raises_ends_the_job_with_its_traceback_once(where: str, nod
     ("unknown", "unknown table 'v'; the tables are: w"),
     ("nan", "table 'w': the gradient pushed by worker 1 in clock 5 has NaN or Inf"),
     ("result", "result of worker"),
-    ("differs", "tables and configuration"),
+    ("differs", "; table 'w' shape: [10] on ranks 0-1, 3 and [11] on rank 2"),
 ])
 def test_wrong_input_is_one_line_and_exit_code_2(where: str, says: str) -> None:
     done, seconds = job(where=where)
