@@ -29,7 +29,7 @@ def target(device: Device | None, table: Table, out: Any) -> tuple[Array, Any]:
         return device.host(table), out
     if not isinstance(out, np.ndarray) or out.shape != table.shape or out.dtype != table.np_dtype:
         raise UsageError(f"table '{table.name}': out must be an array of shape {table.shape} and dtype {table.dtype}, "
-                         f"not {_seen(out)}")
+                         f"not {seen(out)}")
     if not out.flags.c_contiguous or not out.flags.writeable:
         raise UsageError(f"table '{table.name}': out must be C-contiguous and writable")
     return out.reshape(-1), out
@@ -51,10 +51,18 @@ def flat(device: Device | None, table: Table, gradient: Any) -> Array:
         gradient = np.asarray(gradient)  # the gradient of a 0-d table
     if not isinstance(gradient, np.ndarray) or gradient.shape != table.shape or gradient.dtype != table.np_dtype:
         raise UsageError(f"table '{table.name}': a push takes an array of shape {table.shape} and dtype {table.dtype}, "
-                         f"not {_seen(gradient)}")
+                         f"not {seen(gradient)}")
     return np.ascontiguousarray(gradient).reshape(-1)
 
 
-def _seen(value: Any) -> str:
-    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
-    return f"{type(value).__name__} {value!r:.40}" if shape is None else f"{tuple(shape)} of {dtype}"
+def seen(value: Any) -> str:
+    """Say what was given in place of an array that fits.
+
+    >>> seen(np.zeros(3)), seen([1, 2])
+    ('(3,) of float64', 'list [1, 2]')
+    """
+    shape, kind = getattr(value, "shape", None), type(value)
+    if shape is None:
+        return f"{kind.__name__} {value!r:.40}"
+    other = "" if isinstance(value, np.ndarray) else f"{kind.__module__.partition('.')[0]}.{kind.__name__} "  # such as torch.Tensor
+    return f"{other}{tuple(shape)} of {getattr(value, 'dtype', None)}"

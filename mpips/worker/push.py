@@ -207,8 +207,8 @@ def check_open(link: Link, group: Group) -> None:
         if state.filling:
             raise ProtocolError(f"table '{state.table.name}': a push inside `with gradients('{state.table.name}')`")
         if state.closed == link.now:
-            raise ProtocolError(f"table '{state.table.name}' is closed for clock {link.now}: it has been pushed already "
-                                "(push with more=True adds up several)")
+            raise ProtocolError(f"table '{state.table.name}' is closed for clock {link.now}: it has been pushed already; "
+                                "end the step with clock(), or add several pushes up with more=True")
 
 
 def reopen(group: Group) -> None:

@@ -14,6 +14,7 @@ from mpips.directory import owners
 from mpips.errors import UsageError
 from mpips.table import Rows, Table
 from mpips.transport.base import Array
+from mpips.worker.arrays import seen
 from mpips.worker.device import Device
 
 
@@ -76,7 +77,7 @@ def rows_target(device: Device | None, table: Rows, ids: Array, out: Any) -> tup
     if (out is not None and not ((isinstance(out, np.ndarray) and out.flags.carray) or (device and device.owns(out)))) \
             or (out is not None and (tuple(out.shape) != shape or out.dtype != table.np_dtype)):
         raise UsageError(f"table '{table.name}': out must be a C-contiguous, writable array of shape {shape} and dtype "
-                         f"{table.dtype}, not {_seen(out)}")
+                         f"{table.dtype}, not {seen(out)}")
     if device is None or isinstance(out, np.ndarray):
         values = np.empty(shape, table.np_dtype) if out is None else out
         return values.reshape(-1, table.dim), lambda: values
@@ -90,15 +91,10 @@ def gradient_of(device: Device | None, table: Rows, shape: tuple[int, ...], grad
     here = device is not None and device.owns(gradient)
     if not (here or isinstance(gradient, np.ndarray)) or tuple(gradient.shape) != shape or gradient.dtype != table.np_dtype:
         raise UsageError(f"table '{table.name}': a push of {count} rows takes an array of shape {shape} and dtype "
-                         f"{table.dtype}, not {_seen(gradient)}")
+                         f"{table.dtype}, not {seen(gradient)}")
     if device is not None and here:
         gradient = device.to_host(gradient)
     return np.ascontiguousarray(gradient).reshape(-1, table.dim)
-
-
-def _seen(value: Any) -> str:
-    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
-    return f"{type(value).__name__} {value!r:.40}" if shape is None else f"{tuple(shape)} of {dtype}"
 
 
 def distinct(ids: Array, gradient: Array) -> tuple[Array, Array, Array | slice]:

@@ -125,7 +125,7 @@ class Worker(Client):
 
     def _ipush_rows(self, name: Any, gradient: Any, rows: Any, more: bool, pool: str | None, offsets: Any) -> PushHandle:
         if not isinstance(name, str):
-            raise UsageError(f"push: {name!r:.40} with rows= is not one table's name")
+            raise UsageError(f"push: rows= goes with one table's name, not with a {type(name).__name__}")
         group = self._group((name,))
         table = rows_table(group.states[0].table, "a push")
         ids = ids_of(self._device, table, rows, "push")
@@ -271,6 +271,8 @@ class Worker(Client):
             self._adopt()
         if table.name in link.tables and link.tables[table.name].table.describe() == table.describe():
             return
+        if words.tables == link.declared:
+            raise UsageError(f"table '{table.name}': there is no space to create it in; give run(reserve=...) some bytes")
         if link.plan.rings:
             check_ring(table)
             if self._neighbours is not None:

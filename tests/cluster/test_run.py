@@ -11,7 +11,7 @@ import pytest
 
 import mpips
 from mpips.cluster.run import spread_out, threads_of
-from mpips.errors import USAGE, UsageError
+from mpips.errors import USAGE, ProtocolError, UsageError
 
 TABLE = mpips.Dense("w", (3,), mpips.optim.SGD(lr=0.1))
 LARGE = mpips.Dense("large", (3_000_000,), mpips.optim.SGD(lr=0.1), dtype="float16")
@@ -65,12 +65,24 @@ def test_wrong_arguments(arguments: dict[str, Any], says: str) -> None:
     (lambda ps: ps.push("w", [1, 2, 3]), "table 'w': a push takes an array"),
     (lambda ps: ps.push("w", GRADIENT.astype(np.float64)), "dtype float32, not (3,) of float64"),
     (lambda ps: ps.push("w", GRADIENT, more=True), "table 'w': the end after push(more=True)"),
+    (lambda ps: ps.push("w", memoryview(GRADIENT)), "dtype float32, not builtins.memoryview (3,) of None"),
+    (lambda ps: ps.push({"w": GRADIENT}, rows=[0]), "push: rows= goes with one table's name, not with a dict"),
+    (lambda ps: ps.create(mpips.Dense("v", (3,), mpips.optim.SGD(lr=0.1))), "table 'v': there is no space to create it in"),
     (lambda ps: ps.save(), "save: run() was given no checkpoint"),
 ])
 def test_wrong_use_of_a_verb(verb: Any, says: str) -> None:
     with pytest.raises(UsageError) as caught:
-        mpips.run(verb, [TABLE], device="cpu")
+        mpips.run(verb, [TABLE], device="cpu", timeout=5)
     assert says in str(caught.value)
+
+
+def test_a_loop_without_clock_is_told_about_it() -> None:
+    def work(ps: mpips.Worker) -> None:
+        for _ in range(2):
+            ps.push("w", GRADIENT)
+
+    with pytest.raises(ProtocolError, match=r"'w' is closed for clock 0: .* end the step with clock\(\)"):
+        mpips.run(work, [TABLE], device="cpu")
 
 
 @pytest.mark.parametrize(("threads", "environ", "found"), [
