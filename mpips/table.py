@@ -160,7 +160,8 @@ class Dense(Table):
         init: how it starts, see `mpips.init`.
         staleness: 0 is BSP, n is SSP, None is ASP (Ho et al., NIPS 2013).
         dtype: one of `DTYPES`.
-        combine: with staleness 0, "sum" or "mean" of the workers' gradients.
+        combine: with staleness 0, "sum" or "mean" of the workers' gradients. With any other staleness it changes nothing: each push
+            is an update of its own, and n workers take n steps of the learning rate.
         nonfinite: "raise" on NaN or Inf in a gradient, or "skip" that push and count it. "allow" does not look: a large push is
             faster by up to a third, and what is wrong shows in the parameters only.
         master: float16 and bfloat16 tables keep a float32 copy that the optimizer works on.

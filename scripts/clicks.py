@@ -3,7 +3,7 @@
     python scripts/clicks.py --make clicks.txt --rows 300000        such a file, of a hidden model (or .gz)
     mpirun -n 3 python scripts/clicks.py clicks.txt                 one server, two workers; Criteo's own train.txt or day_0.gz too
 
-The categories' embeddings lie in a table without a number of rows: any 64-bit id is one, and is born when it is first pulled.
+The categories' embeddings lie in a table without a number of rows: any 64-bit id is one, and is born when it is first pushed.
 Each worker reads its own blocks of the file; the last tenth of the file is held out.
 """
 

@@ -212,7 +212,13 @@ class Client:
 
 
 class Reader(Client):
-    """A rank that only pulls, always the newest; `done` once every worker has ended and all is published."""
+    """A rank that only pulls, always the newest; `done` once every worker has ended and all is published.
+
+    Attributes:
+        index: number of this reader, from 0.
+        workers: how many workers there are.
+        role: "reader".
+    """
 
     @property
     def now(self) -> int:

@@ -50,7 +50,13 @@ Arrays = Mapping[str, Any]
 
 
 class Worker(Client):
-    """A rank that computes gradients."""
+    """A rank that computes gradients: `run` gives it to your function; `help('mpips.worker.worker')` has its verbs in one list.
+
+    Attributes:
+        index: number of this worker, from 0; another part of the data for each.
+        workers: how many there are.
+        role: "worker".
+    """
 
     def __init__(self, link: Link, *, device: Device | None = None, saves: bool = False,
                  neighbours: Neighbours | None = None) -> None:
