@@ -33,6 +33,10 @@ def starting() -> Iterator[None]:
         except UsageError as error:
             abort.settle(MPI.COMM_WORLD, error)
             raise
+        except SystemExit as end:
+            if not end.code:  # such as --help: all ranks were given the same words
+                end.alike = True  # type: ignore[attr-defined]
+            raise
 
 
 @contextmanager
