@@ -5,7 +5,8 @@ one complete event ("ph": "X") for each span. Times are microseconds on one cloc
 
 | span       | of a     | what it covers                                                                                  |
 |------------|----------|-------------------------------------------------------------------------------------------------|
-| pull       | client   | reading the tables, once they are new enough                                                    |
+| pull       | client   | reading the tables, once they are new enough; in `mpips.fit` it may lie inside compute          |
+| pull early | worker   | the same of blocks that are new enough before others                                            |
 | wait       | client   | any wait for servers or other workers; it may lie inside a pull                                 |
 | push       | worker   | writing the gradients, up to the commit; in `mpips.fit` it may lie inside compute               |
 | compute    | worker   | in `mpips.fit`: loss and gradients                                                              |

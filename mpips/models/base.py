@@ -49,7 +49,11 @@ class Model(Protocol):
 
 @runtime_checkable
 class Layered(Model, Protocol):
-    """A model that gives gradients away while it goes on to others; `mpips.fit` pushes them meanwhile."""
+    """A model that takes parameters when it needs them and gives gradients away while it goes on to others.
+
+    `mpips.fit` waits for a parameter that is taken (`params[name]`; names alone cost nothing) and pushes what is given meanwhile.
+    The parameters' arrays have other values in the next step: a model that keeps one copies it.
+    """
 
     def loss_and_grads_by_layer(self, params: Params, x: Array, y: Array, done: Callable[[Grads], None]) -> float:
         """Return the loss; give each gradient that `loss_and_grads` would return to one call of `done`, early."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,8 +25,8 @@ class Sequential:
         loss: what `loss_and_grads` computes, cross-entropy of a classifier unless given.
 
     A parameter is called by its layer's name, a dot, and its own name. Whatever the tables' dtype, the arithmetic is
-    float32, or float64 if a parameter is: inputs and 2-byte parameters are widened first, and each gradient has its
-    parameter's dtype.
+    float32, or float64 from the first parameter on that is one: inputs and 2-byte parameters are widened first, and each
+    gradient has its parameter's dtype.
 
     >>> from mpips import optim
     >>> from mpips.nn import Dense, ReLU
@@ -66,7 +66,7 @@ class Sequential:
         """Return the last layer's output and each layer's cache."""
         caches = []
         for (_, layer), own in zip(self.layers, self._split(params), strict=True):
-            x, cache = layer.forward(own, x)
+            x, cache = layer.forward(_taken(params, own), x)
             caches.append(cache)
         return x, caches
 
@@ -82,7 +82,7 @@ class Sequential:
         d: Array | None = dy
         for k in range(len(split) - 1, last - 1, -1):
             name, layer = self.layers[k]
-            d, inner = layer.backward(split[k], cache[k], d, need_dx=need_dx or k > last)
+            d, inner = layer.backward(_taken(params, split[k]), cache[k], d, need_dx=need_dx or k > last)
             found = {f"{name}.{key}": g for key, g in inner.items()}
             grads |= found
             if done and found:
@@ -102,7 +102,7 @@ class Sequential:
         """Return the loss of a batch and its gradient by every parameter, in the parameter's dtype.
 
         Args:
-            params: by name, as pulled; other names are left alone.
+            params: by name, as pulled; other names are left alone. Each is taken when its layer's turn comes.
             x: (n, *input_shape), any real dtype; n may be 0.
             y: targets, as the loss takes them.
             done: called with each layer's gradients as soon as they are computed, the last layer's first.
@@ -111,24 +111,23 @@ class Sequential:
             UsageError: a parameter is missing or of a wrong shape (it is named), `x` or `y` does not fit, or host and
                 device arrays are mixed.
         """
-        own, ready, x = self._ready(params, x)
+        ready, x = self._ready(params, x)
         out, caches = self.forward(ready, x)
         value, cache = self.loss.forward(out, y)
         xp, grads = namespace(x), {}
 
         def take(some: Grads) -> None:
-            some = {name: xp.astype(g, own[name].dtype, copy=False) for name, g in some.items()}
+            some = {name: xp.astype(g, params[name].dtype, copy=False) for name, g in some.items()}
             grads.update(some)
             if done:
                 done(some)
 
         self.backward(ready, caches, self.loss.backward(cache), need_dx=False, done=take)
-        return float(value), {name: grads[name] for name in own if name in grads}  # last, for on a device it waits
+        return float(value), {name: grads[name] for name in ready if name in grads}  # last, for on a device it waits
 
     def predict(self, params: Params, x: Array) -> Array:
         """Return the output for a batch: logits of a classifier, values of a regression."""
-        _, ready, x = self._ready(params, x)
-        return self.forward(ready, x)[0]
+        return self.forward(*self._ready(params, x))[0]
 
     def _need(self) -> dict[str, Param]:
         """Return the parameters, or raise if the input's shape was not given."""
@@ -136,30 +135,56 @@ class Sequential:
             raise UsageError("Sequential: give input_shape=(...), the shape of one sample")
         return self._expected
 
-    def _split(self, params: Params) -> list[dict[str, Array]]:
-        """Return each layer's own parameters under their own names."""
-        parts: dict[str, dict[str, Array]] = {name: {} for name, _ in self.layers}
-        for full, value in params.items():
+    def _split(self, params: Params) -> list[dict[str, str]]:
+        """Return the names of each layer's parameters by its own names for them."""
+        parts: dict[str, dict[str, str]] = {name: {} for name, _ in self.layers}
+        for full in params:
             name, _, key = full.partition(".")
             if name in parts and key:
-                parts[name][key] = value
+                parts[name][key] = full
         return list(parts.values())
 
-    def _ready(self, params: Params, x: Array) -> tuple[dict[str, Array], dict[str, Array], Array]:
-        """Return (the parameters, the same in the dtype of the arithmetic, `x` in it) after checking all shapes."""
+    def _ready(self, params: Params, x: Array) -> tuple[Params, Array]:
+        """Return the parameters and `x` as the arithmetic takes them, after checking names and the input's shape."""
         need = self._need()
-        for name, param in need.items():
+        for name in need:
             if name not in params:
                 raise UsageError(f"parameter '{name}' is missing; there are {', '.join(sorted(params)) or 'none'}")
-            if tuple(params[name].shape) != param.shape:
-                raise UsageError(f"parameter '{name}': shape {tuple(params[name].shape)}, expected {param.shape}")
-        own = {name: params[name] for name in need}
-        xp = namespace(x, *own.values())
         if tuple(x.shape[1:]) != self.input_shape or len(x.shape) == 0:
             raise UsageError(f"input: shape {tuple(x.shape)}, expected a batch of shape {self.input_shape}")
-        deep = any(a.dtype == xp.float64 for a in own.values()) or (not own and x.dtype == xp.float64)
-        dtype = xp.float64 if deep else xp.float32
-        return own, {k: xp.astype(a, dtype, copy=False) for k, a in own.items()}, xp.astype(x, dtype, copy=False)
+        xp, ready = namespace(x), _Ready(params, need, x)
+        deep = next((ready[name] for name in need), x).dtype == xp.float64
+        return ready, xp.astype(x, xp.float64 if deep else xp.float32, copy=False)
+
+
+class _Ready(Mapping[str, Array]):
+    """Parameters, 2-byte ones as float32; each is taken and checked when it is asked for first."""
+
+    def __init__(self, params: Params, need: dict[str, Param], x: Array) -> None:
+        self._params = params
+        self._need = need
+        self._x = x
+        self._found: dict[str, Array] = {}
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self._found:
+            value, shape = self._params[name], self._need[name].shape
+            if tuple(value.shape) != shape:
+                raise UsageError(f"parameter '{name}': shape {tuple(value.shape)}, expected {shape}")
+            xp = namespace(self._x, value)
+            self._found[name] = value if value.dtype == xp.float64 else xp.astype(value, xp.float32, copy=False)
+        return self._found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._need)
+
+    def __len__(self) -> int:
+        return len(self._need)
+
+
+def _taken(params: Params, names: dict[str, str]) -> dict[str, Array]:
+    """Return the parameters with these names, by other ones."""
+    return {key: params[full] for key, full in names.items()}
 
 
 def initial(tables: Sequence[Table], seed: int = 0) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:

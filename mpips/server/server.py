@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Sequence
+from heapq import heappop, heappush
 
 from mpips.server.ahead import Ahead
 from mpips.server.catalogue import Catalogue
@@ -49,7 +49,7 @@ class Server:
         self._rings = Rings(transport, plan, self._store, self._mail) if plan.rings else None
         self._rows = RowFolds(transport, plan, self._store) if plan.words.logs else None
         self._restored = restored
-        self._jobs: deque[Job] = deque()
+        self._jobs: list[Job] = []  # a heap
         self._held: dict[int, tuple[int, int]] = {}  # client -> its HOLD word, table
         self._freed: list[int] = []  # tables that were held until now
         self._barrier = -1
@@ -178,7 +178,7 @@ class Server:
         if not all([p.void for p in job.pushes]):  # a clock in which every push was void changes nothing
             job.todo = self._spans(cohort, job.ready)
         cohort.job = job
-        self._jobs.append(job)
+        heappush(self._jobs, job)
 
     def _spans(self, cohort: Cohort, ready: set[int]) -> list[Span]:
         """What a fold of a cohort has to do, from the end; the blocks in `ready` have only to be published, and come first."""
@@ -228,22 +228,20 @@ class Server:
         return pushes if clock < self._cuts.limit else []
 
     def _work(self) -> bool:
-        """Fold spans of the running jobs, in turn, until a slice is done."""
+        """Fold spans of the running jobs, the first of them first, until a slice is done."""
         if not self._jobs:
             return False
         left, ended = SLICE, []
         while self._jobs and left > 0:
-            job = self._jobs.popleft()
+            job = self._jobs[0]
             if job.todo:
                 if job.cohorts[0].rows:
                     assert self._rows is not None
                     left -= self._rows.fold(job) + CALL
                 else:
                     left -= fold_span(self._transport, self._store, job) + CALL
-            if job.todo:
-                self._jobs.append(job)
-            else:
-                ended.append(job)
+            if not job.todo:
+                ended.append(heappop(self._jobs))
         if ended:
             self._end(ended)
         return True

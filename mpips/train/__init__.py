@@ -9,6 +9,7 @@
 | `setup`    | from a configuration to model, tables and checkpoints, all checked |
 | `start`    | errors before `run`, told once by all ranks                       |
 | `fit`      | the loop                                                          |
+| `early`, `late` | pushes while the backward pass goes on, pulls while the forward pass does |
 | `watch`    | what a rank tells while it runs, by `progress` and `metrics`      |
 | `evaluate` | accuracy and mean squared error                                   |
 | `predict`  | predictions from a checkpoint                                     |

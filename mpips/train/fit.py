@@ -17,11 +17,12 @@ import msgspec
 
 from mpips.errors import UsageError
 from mpips.models import Layered
-from mpips.nn.layer import Grads
+from mpips.nn.layer import Grads, Params
 from mpips.optim import clip_by_norm
 from mpips.train.config import Config, load, parse
 from mpips.train.early import Early
 from mpips.train.evaluate import score
+from mpips.train.late import Late
 from mpips.train.leave import Leave, told_to_leave
 from mpips.train.metrics import Metrics, rank_log
 from mpips.train.setup import Training, prepare
@@ -110,13 +111,14 @@ def work(training: Training, ps: Worker) -> dict[str, Any]:
     data, order = training.data(ps.xp), training.order(ps.workers)
     total = config.epochs * order.steps
     early = Early(ps)
+    late = Late(ps, training.tables) if isinstance(model, Layered) else None
     layered = model if config.clip_norm is None and isinstance(model, Layered) else None  # a norm takes all gradients together
     with watch(training, ps, data, total) as seen, told_to_leave() as told:
         leave = Leave(ps, training.checkpoint is not None, told)
         for clock in range(ps.now, total):
             rows, loss = ps.xp.asarray(order.rows(clock, ps.index)), None
             if len(rows):  # an epoch's last step may leave this worker without samples
-                params = dict(zip(names, ps.pull(names), strict=True))
+                params: Params = late.begin() if late is not None else dict(zip(names, ps.pull(names), strict=True))
                 grads: Grads = {}
                 with ps.span("compute"):
                     if layered is not None:

@@ -121,15 +121,15 @@ class Client:
         targets = [target(self._device, state.table, array) for state, array in zip(states, given, strict=True)]
         pull = Pull(self._link, group, [flat for flat, _ in targets])
 
+        def one(i: int) -> Any:
+            values, array = targets[i]
+            return deliver(self._device, states[i].table, values, array) if self._device else array
+
         def result() -> Any:
-            arrays = [array for _, array in targets]
-            if self._device:
-                arrays = [deliver(self._device, state.table, flat, array)
-                          for state, (flat, array) in zip(states, targets, strict=True)]
-            return arrays[0] if single else arrays
+            return one(0) if single else [one(i) for i in range(len(targets))]
 
         self._remember(pull, group)
-        return PullHandle(pull, result)
+        return PullHandle(pull, result, None if single else one)
 
     def _ipull_rows(self, name: str, rows: Any, out: Any, pool: str | None, offsets: Any) -> PullHandle[Any]:
         group = self._group((name,))

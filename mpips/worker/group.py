@@ -67,6 +67,7 @@ class Group:
         reading: all their blocks.
         rows: name of the first that is a table of rows, "" if there is none.
         early: blocks of those with staleness 0 and several blocks: some can be read before the others are folded.
+        apart: positions of those.
     """
 
     def __init__(self, transport: Transport, words: Words, states: Sequence[TableState]) -> None:
@@ -84,6 +85,7 @@ class Group:
         self.told = tuple(server for server in told if transport.near(server))
         several = [s.table.staleness == 0 and not isinstance(s.table, Rows) and sum([len(run.blocks) for run in s.runs]) > 1
                    for s in states]
+        self.apart = frozenset([i for i, one in enumerate(several) if one])
         self.early = Reading(words, [(i, run.blocks) for i, run in runs if several[i]])
         self.reading = Reading(words, [(i, run.blocks) for i, run in runs])
         self._cells = [(server, [(i, self.numbers[i] - self.lo) for i, run in runs if run.server == server])

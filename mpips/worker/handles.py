@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
 
+from mpips.errors import UsageError
 from mpips.worker.contribution import AnyPush
 from mpips.worker.pull import Pull
 
@@ -14,9 +15,10 @@ T = TypeVar("T")
 class PullHandle(Generic[T]):
     """A pull under way; `wait()` returns what `pull` would have."""
 
-    def __init__(self, pull: Pull, result: Callable[[], T]) -> None:
+    def __init__(self, pull: Pull, result: Callable[[], T], one: Callable[[int], Any] | None = None) -> None:
         self._pull = pull
         self._result = result
+        self._one = one  # table of several, by position
         self._pull.advance()
 
     def test(self) -> bool:
@@ -29,6 +31,17 @@ class PullHandle(Generic[T]):
         if not self._pull.done:
             self._pull.wait()
         return self._result()
+
+    def take(self, some: Sequence[int]) -> list[Any]:
+        """Wait for these of the tables, by position, and return them; those of staleness 0 do not wait for the others.
+
+        >>> handle = ps.ipull(["first", "second", "third"])                           # doctest: +SKIP
+        >>> (first,) = handle.take([0])  # while the servers fold the others          # doctest: +SKIP
+        """
+        if self._one is None:
+            raise UsageError("take: this is not a pull of several tables")
+        self._pull.wait_for(some)
+        return [self._one(i) for i in some]
 
 
 class PushHandle:

@@ -5,7 +5,8 @@ worker of a table with staleness 0 reads the copy whose TICK says that it is of 
 stays in the clock. The words of a block need not come from one moment, so TICK is looked at again with the begin-mark. Everybody
 else reads the newest. A table with staleness 0 is never torn between blocks either: a reader takes
 one clock for all of them. A block whose TICK is this very clock is what a worker waits for, and is read while the rest of its table
-is still being folded. After two retries the client holds the table (HOLD) on the servers that it still needs.
+is still being folded; `wait_for` waits for some tables' blocks alone. After two retries the client holds the table (HOLD) on the
+servers that it still needs.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Pull:
         self._own = [] if group.lockstep else [s.before(now) if s.table.staleness != 0 else 0 for s in group.states]
         self._ready = link.reader
         self.nbytes = group.nbytes
-        self._left = group.early  # of these, what has not been read before all was ready
+        self._apart = group.apart  # positions of the tables whose blocks are read as soon as they are ready,
+        self._left = group.early  # and what of them has not been read
         self.done = False
 
     def advance(self) -> bool:
@@ -47,19 +49,18 @@ class Pull:
             return True
         if not self._arrived():
             return False
-        begin = time.perf_counter()
         self._read()
-        self._note("pull", begin)
         stats = self._link.stats
         stats["pulls"] += len(self._group.states)
         stats["pull_bytes"] += self.nbytes
         self.done = True
         return True
 
-    def _note(self, what: str, begin: float) -> None:
+    def _note(self, what: str, begin: float, reading: Reading) -> None:
         self._link.stats["pull_seconds"] += time.perf_counter() - begin
         if self._link.trace is not None:
-            self._link.trace.add(what, begin, clock=self.now, what=", ".join(s.table.name for s in self._group.states))
+            tables = {s.owner: None for s in reading.stretches}
+            self._link.trace.add(what, begin, clock=self.now, what=", ".join(self._group.states[i].table.name for i in tables))
 
     def poll(self) -> None:
         """Let the transport make progress."""
@@ -69,6 +70,29 @@ class Pull:
         """Advance to the end."""
         self._link.wait(self._arrived, f"a pull of table {self._group.title}", self._blame)
         self.advance()
+
+    def wait_for(self, some: Sequence[int]) -> None:
+        """Wait until these of the tables, by position, are read; with staleness 0 the servers may still fold the others."""
+        group = self._group
+        if self.done:
+            return
+        if len(some) == len(group.states) or any(group.staleness[i] != 0 for i in some):
+            self.wait()
+            return
+        if more := [i for i in some if i not in self._apart]:
+            self._apart = self._apart.union(more)
+            self._left = Reading(self._link.plan.words, [(s.owner, s.blocks) for s in self._left.stretches]
+                                 + [(i, run.blocks) for i in more for run in group.states[i].runs])
+
+        def here() -> bool:
+            return not any(s.owner in some for s in self._left.stretches)
+
+        names = ", ".join(f"'{group.states[i].table.name}'" for i in some[:3]) + (", ..." if len(some) > 3 else "")
+        self._link.wait(lambda: here() or self._arrived() or here(), f"a pull of table {names}", self._blame)
+        if len(self._apart) == len(group.states) and not self._left.stretches:
+            self._ready = True  # nothing is left to wait for
+        if self._ready:
+            self.advance()
 
     def ready(self) -> bool:
         """Whether the servers have published all that this pull must see."""
@@ -107,25 +131,27 @@ class Pull:
             for lo, hi in pairwise(cuts):
                 (found if here[lo] else rest).append((s.owner, s.blocks[lo:hi]))
         if found:
-            begin = time.perf_counter()
-            bad = self._attempt(Reading(words, found), self._outs, [self.now] * len(group.states), exact=True)
+            begin, reading = time.perf_counter(), Reading(words, found)
+            bad = self._attempt(reading, self._outs, [self.now] * len(group.states), exact=True)
             self._left = Reading(words, rest + [(owner, [block]) for owner, block in bad])
-            self._note("pull early", begin)
+            self._note("pull early", begin, reading)
 
     def _read(self) -> None:
         """Read all tables at once; then those that were not whole, one by one."""
-        group, reading = self._group, self._group.reading
+        begin, group, reading = time.perf_counter(), self._group, self._group.reading
         clocks = ([self.now] * len(group.states) if group.lockstep and not self._link.reader
                   else [self._clock(state) for state in group.states])
         if self._left is not group.early:
-            early = {s.owner for s in group.early.stretches}
             reading = Reading(self._link.plan.words, [(s.owner, s.blocks) for s in self._left.stretches]
-                              + [(s.owner, s.blocks) for s in group.reading.stretches if s.owner not in early])
+                              + [(s.owner, s.blocks) for s in group.reading.stretches if s.owner not in self._apart])
+        if not reading.stretches:
+            return
         bad: dict[int, list[Block]] = {}
         for owner, block in self._attempt(reading, self._outs, clocks):
             bad.setdefault(owner, []).append(block)
         for owner, blocks in bad.items():
             self._again(group.states[owner], self._outs[owner], clocks[owner], blocks)
+        self._note("pull", begin, reading)
 
     def _again(self, state: TableState, out: Array, clock: int | None, pending: list[Block]) -> None:
         """Read blocks of one table until each is whole."""

@@ -9,7 +9,7 @@ import pytest
 
 
 @pytest.mark.parametrize("name", [
-    "config", "data", "evaluate", "fit", "metrics", "predict", "progress", "setup", "start", "watch",
+    "config", "data", "evaluate", "fit", "late", "metrics", "predict", "progress", "setup", "start", "watch",
 ])
 def test_examples(name: str) -> None:
     assert doctest.testmod(import_module(f"mpips.train.{name}")).failed == 0
