@@ -126,7 +126,8 @@ class Store:
 
     def _rows_of(self, number: int, table: Rows, restored: Restored | None) -> RowTable:
         place = self._map.rows[number]
-        fold = RowFold(table.optimizer, table.np_dtype, table.dim, self._engine, rows=place.rows, team=self.team)
+        fold = RowFold(table.optimizer, table.np_dtype, table.dim, self._engine, rows=place.rows, team=self.team,
+                       mean=table.combine == "mean")
         rows = RowTable(table, place, self._memory, fold, self.index, self._plan.servers, self.seed)
         rows.fill(restored)
         return rows

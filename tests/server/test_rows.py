@@ -12,7 +12,11 @@ from hypothesis import strategies as st
 
 from mpips import Dense, Rows, init, optim
 from mpips.errors import MpipsError, NonFiniteGradient, ProtocolError, UsageError
+from mpips.optim import RowFold
 from mpips.server import logs
+from mpips.server.store import Store
+from mpips.transport.local import Local
+from mpips.transport.plan import make_plan
 from tests.oracle import NaiveRows
 from tests.playing import Recorder, build, play, small_logs
 
@@ -435,3 +439,14 @@ def test_bags_that_do_not_fit_are_refused(options: Any, says: str) -> None:
             ps.pull("t", rows=[1, 2], **options)
 
     play([table()], work, workers=1)
+
+
+@pytest.mark.parametrize("combine", ["sum", "mean"])
+def test_a_table_of_rows_is_folded_by_the_compiled_loop(monkeypatch: pytest.MonkeyPatch, combine: str) -> None:
+    pytest.importorskip("numba")
+    monkeypatch.setattr(RowFold, "_part", lambda *args: pytest.fail("folded by NumPy"))
+    plan = make_plan([table(combine=combine)], servers=1, workers=2)
+    rows = Store(Local([plan.maps[0].size]), plan, 0, seed=0, engine="numba").rows[0]
+    before, gradients, some = rows.values.copy(), np.ones((2, 3)), np.arange(2)
+    rows.fold(rows.values, rows.slots, some, some + 1, gradients, clock=0, scale=0.5 if combine == "mean" else 1.0)
+    np.testing.assert_array_equal(rows.values[:2], before[:2] - 0.1 * gradients * (0.5 if combine == "mean" else 1.0))
