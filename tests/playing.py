@@ -241,6 +241,9 @@ class Recorded:
     def folds(self, table: str, index: int) -> int:
         return self.counts[table, index]
 
+    def close(self) -> None:
+        """It has no files."""
+
 
 def explorer(tables: list[Dense], work: Callable[[Worker], Any], *, workers: int = 2, servers: int = 1, readers: int = 0,
              read: Callable[[Reader], Any] | None = None, limit: int = 0) -> Explorer:

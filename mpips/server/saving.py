@@ -135,3 +135,6 @@ class Restored(Protocol):
 
     def folds(self, table: str, index: int) -> int:
         """Return how often block `index` of the table had been folded."""
+
+    def close(self) -> None:
+        """Close its files: what removes it later frees its room on the disk."""

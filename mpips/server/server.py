@@ -48,12 +48,14 @@ class Server:
         self._ahead = Ahead(transport, plan, self._store, self._mail)
         self._rings = Rings(transport, plan, self._store, self._mail) if plan.rings else None
         self._rows = RowFolds(transport, plan, self._store) if plan.words.logs else None
-        self._restored = restored
+        self._restored = restored  # kept open for tables that are created later: by then it may have been removed
         self._jobs: list[Job] = []  # a heap
         self._held: dict[int, tuple[int, int]] = {}  # client -> its HOLD word, table
         self._freed: list[int] = []  # tables that were held until now
         self._barrier = -1
         self._spare = plan.words.tables > len(plan.layout.tables)  # whether tables can be created later
+        if restored is not None and not self._spare:
+            restored.close()
         self._raised: list[Cohort] = []  # whose floor is higher than the one published
         self._done = False
         self._mail.grow(self._store.floors.tolist())

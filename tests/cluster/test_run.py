@@ -136,3 +136,14 @@ def test_rows_that_are_yet_to_be_born_follow_from_one_seed(tmp_path: Path, table
         assert caught.value.exit_code == USAGE
     else:
         go(4, "latest")
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="there is no list of open files")
+def test_a_checkpoint_is_closed_once_the_servers_have_started_from_it(tmp_path: Path) -> None:
+    def shards(ps: Any) -> list[str]:
+        files = [str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+        return [file for file in files if file.startswith(str(tmp_path))]
+
+    mpips.run(lambda ps: ps.clock(), [TABLE], device="cpu", checkpoint=mpips.Checkpoints(tmp_path))
+    again = mpips.Checkpoints(tmp_path, resume="latest")
+    assert mpips.run(shards, [TABLE], servers=2, device="cpu", checkpoint=again) == [[]]
