@@ -28,13 +28,21 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True)
 class Init:
-    """One way to fill a table; use the functions of this module to make one."""
+    """One way to fill a table; use the functions of this module to make one.
+
+    Attributes:
+        kind: "constant", "uniform", "normal", "xavier", "he" or "array".
+        a, b: the constant; low and high; the standard deviation.
+        seed: None takes the run's.
+        values, crc32: the array, C-contiguous, and its checksum, by which two are compared.
+    """
 
     kind: str
     a: float = 0.0
     b: float = 0.0
     seed: int | None = None
     values: Array | None = field(default=None, compare=False, repr=False)
+    crc32: int | None = field(default=None, repr=False)
 
     def block(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], *, seed: int, index: int, start: int,
               stop: int) -> Array:
@@ -108,9 +116,7 @@ class Init:
     def describe(self) -> dict[str, Any]:
         """Return what makes two initialisers the same, as JSON values (an array by its checksum)."""
         out: dict[str, Any] = {"kind": self.kind, "a": self.a, "b": self.b, "seed": self.seed}
-        if self.values is not None:
-            out["crc32"] = zlib.crc32(np.ascontiguousarray(self.values).tobytes())
-        return out
+        return out if self.values is None else {**out, "crc32": self.crc32}
 
 
 def fans(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -160,9 +166,11 @@ def he(*, seed: int | None = None) -> Init:
 def array(values: Any) -> Init:
     """The given array; every rank must be given the same one (compared by checksum at start)."""
     try:
-        return Init("array", values=np.asarray(values))
+        given = np.asarray(values, order="C")
     except ValueError as error:
         raise UsageError(f"init array: {error}") from None
+    objects = given.dtype.hasobject  # which no table takes: `check` says so, and names the table
+    return Init("array", values=given, crc32=None if objects else zlib.crc32(given.reshape(-1).view(np.uint8)))
 
 
 def _number(value: Any, what: str) -> float:

@@ -134,6 +134,28 @@ def test_arrays(given_: Any) -> None:
                                   np.asarray(given_).astype("f4").reshape(-1)[2:5])
 
 
+def test_a_transposed_array_is_copied_once_and_not_for_each_block() -> None:
+    given_ = np.arange(6.0).reshape(2, 3).T
+    how = init.array(given_)
+    assert how.values is not None
+    assert how.values.flags.c_contiguous
+    np.testing.assert_array_equal(values(how, (3, 2)), given_.reshape(-1))
+
+
+def test_a_description_does_not_read_the_array_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    how = init.array([1.0, 2.0])
+    first = how.describe()
+    monkeypatch.setattr(init.zlib, "crc32", lambda *args: pytest.fail("a checkpoint describes every table"))
+    assert how.describe() == first
+
+
+def test_different_arrays_are_different_initialisers() -> None:
+    assert init.array([1.0, 2.0]) != init.array([1.0, 2.5])
+    assert init.array([1.0, 2.0]) == init.array(np.array([1.0, 2.0]))
+    assert init.array(np.ones(3, ml_dtypes.bfloat16)) == init.array(np.ones(3, ml_dtypes.bfloat16))
+    assert init.array(2.0) == init.array(np.float64(2.0))
+
+
 def test_arrays_are_compared_by_their_bytes() -> None:
     assert init.array([1.0, 2.0]).describe() == init.array(np.array([1.0, 2.0])).describe()
     assert init.array([1.0, 2.0]).describe() != init.array([1.0, 2.5]).describe()
