@@ -86,7 +86,8 @@ class Worker(Client):
 
         Raises:
             UnknownTable, UsageError: no such table, or row; wrong shape or dtype.
-            NonFiniteGradient: NaN or Inf, unless the table says nonfinite="skip" or "allow". Nothing is pushed.
+            NonFiniteGradient: NaN or Inf, unless the table says nonfinite="skip" or "allow". Nothing is pushed, and what `more`
+                has added up for it is gone too.
             ProtocolError: the table (staleness 0) has been pushed in this clock already.
 
         >>> ps.push("w", gradient)                                                    # doctest: +SKIP
@@ -116,11 +117,12 @@ class Worker(Client):
             flats = [flat(self._device, one, array) for one, array in zip(tables, pairs.values(), strict=True)]
         check_open(self._link, group)
         self._link.boundary()
+        if not more:
+            self._settle()  # it may raise: before a sum is taken
         if more or self._sums:
             flats = [self._add_up(state.table, one, more) for state, one in zip(states, flats, strict=True)]
         if more or not states:
             return PushHandle(None)
-        self._settle()
         return self._sent(begin_push(self._link, self._neighbours, group, flats))
 
     def _sent(self, push: AnyPush) -> PushHandle:
@@ -141,15 +143,15 @@ class Worker(Client):
             values = bags.spread(values)
         check_open(self._link, group)
         self._link.boundary()
-        parts = [*self._row_sums.pop(name, ()), (ids.reshape(-1), values)]
+        ids = ids.reshape(-1)
         if more:
-            parts[-1] = parts[-1][0], values.copy()  # the ids are a copy already
-            self._row_sums[name] = parts
+            self._row_sums.setdefault(name, []).append((ids, values.copy()))  # the ids are a copy already
             return PushHandle(None)
-        if len(parts) > 1:
+        self._settle()  # it may raise: before a sum is taken
+        if parts := self._row_sums.pop(name, []):
+            parts.append((ids, values))
             ids, values = np.concatenate([ids for ids, _ in parts]), np.concatenate([values for _, values in parts])
-        self._settle()
-        push = RowPush(self._link, group, ids.reshape(-1), values)
+        push = RowPush(self._link, group, ids, values)
         if (cache := self._caches.get(group.lo)) is not None:
             cache.pushed(push.ids, self._link.now)
         self._ahead.step()
@@ -212,8 +214,8 @@ class Worker(Client):
 
     def ipushpull(self, gradients: Arrays) -> PullHandle[dict[str, Any]]:
         """Begin a pushpull: push and clock are done when this returns, the handle waits for the values."""
-        names = list(gradients)
         self.push(gradients)
+        names = list(gradients)
         self.clock()
         handle = self.ipull(names)
         return PullHandle(handle._pull, lambda: dict(zip(names, handle.wait(), strict=True)))

@@ -9,7 +9,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from mpips import Dense, optim
+import mpips
+from mpips import Dense, Rows, optim
+from mpips.errors import NonFiniteGradient
 from mpips.transport import plan
 from mpips.worker import Worker
 from mpips.worker.push import FEW, finite
@@ -49,3 +51,23 @@ def test_who_allows_them_gets_them(way: dict[str, Any], monkeypatch: pytest.Monk
     assert np.flatnonzero(~np.isfinite(w)).tolist() == [30, 31]
     assert w[29] == 2
     assert (v == 2).all()
+
+
+@pytest.mark.parametrize("rows", [None, [0]])
+def test_a_sum_outlasts_an_earlier_push_that_is_refused(rows: list[int] | None) -> None:
+    tables = [Dense("earlier", (1,), optim.Add(), staleness=None),
+              Dense("t", (1, 1), optim.Add()) if rows is None else Rows("t", 1, 1, optim.Add())]
+    one = np.ones((1, 1), np.float32)
+
+    def work(ps: Worker) -> float:
+        ps.push("t", one, more=True, rows=rows)
+        for _ in range(2):  # in one process the server runs only while the worker waits: now no half is free
+            ps.push("earlier", one[0])
+        ps.ipush("earlier", np.full(1, np.nan, np.float32))
+        with pytest.raises(NonFiniteGradient, match="table 'earlier'"):
+            ps.push("t", one, rows=rows)
+        ps.push("t", one, rows=rows)
+        ps.clock()
+        return float(ps.pull("t")[0, 0])
+
+    assert mpips.run(work, tables, device="cpu") == [2.0]
