@@ -37,7 +37,8 @@ class Transport(Protocol):
     def gather(self, server: int, offset: int, index: Array, out: Array) -> None:
         """Begin to read pieces into `out`, (n, size): those number `index`, (n,) int64, of all that lie side by side from `offset`.
 
-        `out` is contiguous and says how large a piece is; like `get` otherwise.
+        `out` is contiguous and says how large a piece is; like `get` otherwise. Only of servers whose memory can be mapped here:
+        from elsewhere rows are asked for (`mpips.worker.row_ask`).
         """
 
     def store(self, server: int, word: int, value: int) -> None:

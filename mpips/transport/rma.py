@@ -103,15 +103,8 @@ class Rma:
 
     def gather(self, server: int, offset: int, index: Array, out: Array) -> None:
         memory = self._bytes[server]
-        if memory is not None:
-            take(memory, offset, index, out)
-        elif len(out):
-            window, rank = self._route[server]
-            piece = self._byte.Create_contiguous(out.nbytes // len(out))
-            pieces = piece.Create_indexed_block(1, index.astype(np.int32)).Commit()  # type: ignore[arg-type]
-            window.Get([out, out.nbytes, self._byte], rank, (offset, 1, pieces))
-            pieces.Free()  # it lives until the call is complete (MPI 4.1, 5.1.9)
-            piece.Free()
+        assert memory is not None, "servers elsewhere are asked for rows, see `mpips.worker.row_ask`"
+        take(memory, offset, index, out)
 
     def store(self, server: int, word: int, value: int) -> None:
         words = self._words[server]
