@@ -170,7 +170,7 @@ def array(values: Any) -> Init:
     except ValueError as error:
         raise UsageError(f"init array: {error}") from None
     objects = given.dtype.hasobject  # which no table takes: `check` says so, and names the table
-    return Init("array", values=given, crc32=None if objects else zlib.crc32(given.reshape(-1).view(np.uint8)))
+    return Init("array", values=given, crc32=None if objects else zlib.crc32(given.reshape(-1).view(np.uint8).data))
 
 
 def _number(value: Any, what: str) -> float:
