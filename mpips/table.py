@@ -295,8 +295,6 @@ def _count(value: Any) -> bool:
 
 def check_tables(tables: Any) -> list[Table]:
     """Return `tables` as a list after checking that they are tables with different names."""
-    if not isinstance(tables, Iterable):
-        raise UsageError(f"tables: {tables!r:.60} is not a list of tables")
     if isinstance(tables, (str, Table)) or not isinstance(tables, Iterable):
         raise UsageError(f"tables: {tables!r:.60} is not a list of tables")
     out = list(tables)

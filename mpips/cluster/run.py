@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from mpips.arrays.device import CHOICES as DEVICES
 from mpips.errors import UsageError
+from mpips.optim import ENGINES
 from mpips.server import Server
 from mpips.server.saving import Restored, Saver
 from mpips.table import Table, check_tables
@@ -24,7 +26,6 @@ from mpips.worker.neighbours import Neighbours, takes_part
 
 NODES = ("real", "single")
 COMBINE = (None, "node")
-ENGINES = ("auto", "numpy", "numba")
 THREADS = ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK")
 
 
@@ -157,8 +158,9 @@ def run(work: Callable[[Worker], Any], tables: Sequence[Table], *, servers: int 
     with abort.installed(comm):
         problem = None
         try:
-            job = checked(work, tables, servers, readers, read, checkpoint, seed, device, timeout, nodes, reserve, mailboxes, meta,
-                          fold, threads, around, trace, combine)
+            job = checked(work=work, tables=tables, servers=servers, readers=readers, read=read, checkpoint=checkpoint, seed=seed,
+                          device=device, timeout=timeout, nodes=nodes, reserve=reserve, mailboxes=mailboxes, meta=meta, fold=fold,
+                          threads=threads, around=around, trace=trace, combine=combine)
             world.refuse_singletons(comm.Get_size())
             if job.trace is not None and comm.Get_rank() == 0:
                 check(job.trace)
@@ -178,12 +180,9 @@ def _nothing(role: str, index: int, rank: int) -> AbstractContextManager[object]
     return nullcontext()
 
 
-def checked(work: Any, tables: Any, servers: Any, readers: int, read: Any, checkpoint: Any, seed: int, device: str, timeout: float,
-            nodes: str, reserve: int, mailboxes: int | None, meta: Any, fold: str, threads: int | None, around: Any, trace: Any,
-            combine: str | None) -> Job:
-    """Return the arguments of `run` as a job, or raise UsageError."""
-    job = Job(work, check_tables(tables), servers, readers, read, checkpoint, seed, device, timeout, nodes, reserve, mailboxes,
-              meta, fold, threads, around or _nothing, trace, combine)
+def checked(*, tables: Any, around: Any, **others: Any) -> Job:
+    """Return the arguments of `run`, all of them by name, as a job, or raise UsageError."""
+    job = Job(tables=check_tables(tables), around=around or _nothing, **others)
     if not callable(job.work):
         raise UsageError(f"run: work {job.work!r} is not a function")
     if job.fold not in ENGINES:
@@ -206,8 +205,8 @@ def checked(work: Any, tables: Any, servers: Any, readers: int, read: Any, check
         raise UsageError(f"run: timeout {job.timeout!r} is not a number of seconds above 0")
     if (job.readers > 0) != (job.read is not None):
         raise UsageError(f"run: readers={job.readers} and read={job.read!r} go together")
-    if job.device not in ("auto", "cpu", "gpu"):
-        raise UsageError(f"run: device {job.device!r} is not one of ('auto', 'cpu', 'gpu')")
+    if job.device not in DEVICES:
+        raise UsageError(f"run: device {job.device!r} is not one of {DEVICES}")
     return job
 
 

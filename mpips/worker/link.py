@@ -79,7 +79,6 @@ class Link:
     now: int
     limit: float  # seconds that any wait may take
     tables: dict[str, TableState] = field(default_factory=dict)
-    commits: int = 0  # number of the last push that was committed
     tries: int = 0  # number of the last push that was begun
     holds: int = 0  # holds asked for
     combines: bool = False  # whether the workers of this node add up their gradients, see `neighbours`

@@ -126,7 +126,6 @@ class Push:
             nbytes -= sum([nbytes if isinstance(state.table, Rows) else state.table.nbytes
                            for state, void in zip(states, voids, strict=True) if void])
         link.all_flush()
-        link.commits = number
         link.tell_all(COMMIT, number)
         self.number = number
         for state in states:
