@@ -30,7 +30,7 @@ class UsageError(MpipsError, ValueError):
 
 
 class UnknownTable(UsageError, KeyError):
-    """A table name that nobody declared."""
+    """There is no table of this name."""
 
     def __str__(self) -> str:
         return str(self.args[0])  # KeyError would show the repr
@@ -41,17 +41,17 @@ class NonFiniteGradient(UsageError):
 
 
 class ProtocolError(MpipsError):
-    """The caller broke an order rule, such as pushing a table that it has closed for this clock."""
+    """Verbs were called in an order that is not allowed, such as two pushes of a table with staleness 0 in one clock."""
 
 
 class WaitTimeout(MpipsError):
-    """A wait passed its limit; the text says who waited for whom, and for what."""
+    """A wait took longer than `run(timeout=)`; the text says who waited for whom, and for what."""
 
     exit_code = TRY_AGAIN
 
 
 class StartAgain(MpipsError):
-    """Nothing is wrong: the job was told to end, and goes on from its last checkpoint when it is started again."""
+    """The job was told to end, without an error: started again, it continues from its last checkpoint."""
 
     exit_code = TRY_AGAIN
 

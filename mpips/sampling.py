@@ -1,4 +1,4 @@
-"""Negative samples: random ids of a table's rows, all alike or by how frequent they are.
+"""Negative sampling: random ids of a table's rows, uniform or by frequency.
 
     noise = Sampler(rows, counts=counts, power=0.75, seed=0)
     ids = noise.draw((len(batch), 5), worker=ps.index, clock=ps.now)
@@ -29,13 +29,19 @@ TRIES = 100  # an id that is avoided is drawn again so many times
 
 
 class Sampler:
-    """Draws row ids from 0 to rows - 1.
+    """Draws row ids from 0 to rows - 1, with replacement.
 
     Args:
-        rows: how many there are, from 1.
-        counts: how frequent each row is, (rows,), from 0; None draws all alike. A row of count 0 is never drawn.
-        power: counts are raised to it: 0.75 as in Mikolov et al. (NIPS 2013), 1 for the frequencies, 0 for all alike.
-        seed: of all streams.
+        rows: the number of rows, at least 1.
+        counts: how often each row occurs, (rows,), not negative; None: uniform. A row with count 0 is never drawn.
+        power: a row is drawn with probability proportional to `counts ** power`: 0.75 as in Mikolov et al. (NIPS 2013), 1 for the
+            frequencies themselves, 0 for uniform.
+        seed: of all draws, from 0 to 2**64 - 1.
+
+    Attributes:
+        probabilities: of each row, (rows,) float64, as for a sampled softmax.
+
+    Raises UsageError if an argument is out of range or `counts` does not fit.
 
     >>> Sampler(4, counts=[5, 0, 1, 0]).draw(6, worker=1, clock=7).tolist()
     [0, 0, 2, 0, 0, 0]
@@ -52,14 +58,14 @@ class Sampler:
 
     def draw(self, shape: int | tuple[int, ...], *, worker: int = 0, clock: int = 0, number: int = 0,
              avoid: Any = None) -> Array:
-        """Return int64 ids of this shape; the arguments and the seed alone decide which.
+        """Return random ids, int64 of this shape. Equal arguments and seed give equal ids, on any machine.
 
         Args:
-            worker, clock: as in `ps.index` and `ps.now`.
-            number: tells several draws of one step from each other.
-            avoid: ids that are not wanted, an array that broadcasts to `shape` (the positive of each place), or a function from ids
-                of this shape to booleans that are True where one is not wanted. Those places are drawn again, up to `TRIES` times;
-                what is unwanted even then stays, since a user who has all items has no negative.
+            worker, clock: usually `ps.index` and `ps.now`, so that every worker and step draws other ids.
+            number: distinguishes several draws in one step.
+            avoid: ids not to draw: an array that broadcasts to `shape` (such as the positive of each place), or a function that
+                takes ids of this shape and returns booleans, True where an id must be drawn again. After `TRIES` attempts an
+                unwanted id is kept, because a user who has seen every item has no negative.
 
         Raises:
             UsageError: an argument is out of range, or `avoid` does not fit.

@@ -154,17 +154,20 @@ class Dense(Table):
     """A dense array: every pull and push moves all of it.
 
     Args:
-        name: unique, not empty, without '/'.
-        shape: any, `()` and empty ones too.
-        optimizer: how a gradient changes it, see `mpips.optim`.
-        init: how it starts, see `mpips.init`.
-        staleness: 0 is BSP, n is SSP, None is ASP (Ho et al., NIPS 2013).
-        dtype: one of `DTYPES`.
-        combine: with staleness 0, "sum" or "mean" of the workers' gradients. With any other staleness it changes nothing: each push
-            is an update of its own, and n workers take n steps of the learning rate.
-        nonfinite: "raise" on NaN or Inf in a gradient, or "skip" that push and count it. "allow" does not look: a large push is
-            faster by up to a third, and what is wrong shows in the parameters only.
-        master: float16 and bfloat16 tables keep a float32 copy that the optimizer works on.
+        name: unique among the tables; printable, without '/', not starting with '.'.
+        shape: any tuple of sizes, `()` and empty shapes included; a number is the shape of a vector.
+        optimizer: the rule that applies a gradient, see `mpips.optim`.
+        init: the initial values, see `mpips.init`.
+        staleness: how many clocks a worker may run ahead of the slowest one. 0: bulk synchronous (BSP); n: stale synchronous
+            (SSP; Ho et al., NIPS 2013); None: no limit, asynchronous (ASP).
+        dtype: "float32", "float64", "float16" or "bfloat16", of pulled values and of gradients.
+        combine: how the gradients of one clock are combined, "sum" or "mean" over the workers. Only with staleness 0: otherwise
+            every push is an update of its own, applied as it is.
+        nonfinite: what to do with a gradient that has NaN or Inf: "raise" `NonFiniteGradient`, "skip" that push and count it, or
+            "allow" it. "allow" does not check, which makes a large push up to a third faster.
+        master: whether a float16 or bfloat16 table keeps a float32 copy that the optimizer updates.
+
+    Raises UsageError, which names the table, for any value that makes no sense.
 
     >>> from mpips import optim
     >>> Dense("w", shape=(64, 10), optimizer=optim.SGD(lr=0.1)).size
@@ -196,21 +199,28 @@ class Dense(Table):
 
 @dataclass(frozen=True)
 class Rows(Table):
-    """Rows of `dim` numbers, such as embeddings: a pull and a push move only the rows that are asked for.
+    """A table of rows, such as embeddings: a pull or push moves only the rows it names.
+
+    With `rows=N` the ids are 0 to N - 1 and every row exists from the start. With `rows=None` any int64 is an id, and a row is
+    created when it is first pushed; until then a pull returns its initial value.
 
     Args:
-        name, optimizer, init, staleness, combine, nonfinite: as for `Dense`. A row's first value depends on the seed, the table's
-            name and the row's id alone.
-        rows: how many there are, with ids from 0; None where any int64 is an id and a row is born when it is first pushed.
-        dim: numbers in a row, from 1.
+        name, optimizer, init, staleness, combine, nonfinite: as for `Dense`. The initial value of a row depends only on the seed,
+            the table's name and the row's id.
+        rows: the number of rows, or None.
+        dim: numbers in a row, at least 1.
         dtype: "float32" or "float64".
-        capacity: where `rows` is None, how many rows may live at a time on all servers together; of several each has room
-            for its share and a little more, because ids do not fall evenly.
-        admit: where `rows` is None, the number of pushes, or the probability of each, after which a row is born.
-        ttl: where `rows` is None, clocks without a push after which a row dies; None: never.
-        when_full: one of `WHEN_FULL`: what a birth does for which there is no room. See `mpips.server.population`.
-        decay: share of its values that a row loses in each clock in which it is not pushed. Lazily: made up for when it is pushed
-            again, so a pull shows what the last push left.
+        capacity: with rows=None, how many rows may exist at a time on all servers together. Each of several servers has room for
+            its share and a little more, because hashed ids do not spread evenly.
+        admit: with rows=None, when a row is created: at the k-th push of its id (an int), or at any push with this probability (a
+            float below 1). Gradients pushed before that are dropped.
+        ttl: with rows=None, how many clocks a row lives without being pushed; None: forever.
+        when_full: with rows=None, what happens when there is no room for a new row: "error" ends the job, "oldest", "rarest" or
+            "smallest" evicts others. See `mpips.server.population`.
+        decay: the fraction of its values that a row loses in each clock without a push. It is applied lazily, at the row's next
+            push, so a pull returns what the last push left.
+
+    Raises UsageError, which names the table, for any value that makes no sense.
 
     >>> from mpips import optim
     >>> Rows("user", rows=100_000, dim=32, optimizer=optim.Adagrad(lr=0.05), staleness=None).size

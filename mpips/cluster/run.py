@@ -113,35 +113,40 @@ def run(work: Callable[[Worker], Any], tables: Sequence[Table], *, servers: int 
         mailboxes: int | None = None, meta: Any = None, fold: str = "auto", threads: int | None = None,
         around: Callable[[str, int, int], AbstractContextManager[object]] | None = None,
         trace: str | os.PathLike[str] | None = None, combine: str | None = None) -> list[Any] | None:
-    """Run `work(ps)` on every worker rank with `tables` on the server ranks; return the results on worker 0, else None.
+    """Run `work(ps)` on every worker rank, with `tables` on the server ranks.
 
-    Started by `mpirun -n 6 python demo.py` or `srun python demo.py`; as a single process it runs one worker and `servers` servers
-    in that process.
+    Every rank of the job calls it, with the same arguments: start the script by `mpirun -n 6 python demo.py` or
+    `srun python demo.py`. Started as a single process, it runs one worker and `servers` servers in that process, without readers.
 
     | argument   | choices                                                                                          |
     |------------|--------------------------------------------------------------------------------------------------|
     | servers    | n: spread over the nodes; "per-node": one on each; (n, "first"): the first n ranks                |
-    | readers    | ranks that run `read(ps)` and only pull, always the newest, until `ps.done`                       |
+    | readers    | how many ranks run `read(ps)` with a `Reader`: they only pull, while the training goes on         |
     | checkpoint | `mpips.Checkpoints(directory, every=, keep_last=, resume=)`                                       |
-    | device     | "auto": a GPU where CuPy finds one, "cpu", "gpu"                                                  |
-    | timeout    | seconds after which any wait ends the job and says who waited for whom                            |
+    | device     | where workers get their arrays: "auto" (a GPU if CuPy finds one), "cpu" or "gpu"                  |
+    | timeout    | seconds after which any wait ends the job, with a line that says who waited for whom              |
     | nodes      | "real"; "single" treats each rank as alone on its node (tests, benchmarks)                        |
-    | reserve    | spare bytes on each server for tables that are created later                                      |
-    | mailboxes  | None: room for two gradients of each worker on every server; a number: at most so many bytes on a  |
-    |            | server, and if two gradients of each need more, rings of blocks (staleness 0 only; the same bits)  |
+    | reserve    | spare bytes on each server for tables made later by `Worker.create`                               |
+    | mailboxes  | bytes on each server for gradients on their way. None: room for two whole gradients of each worker; |
+    |            | a number: no more than that, if need be in rings of blocks (staleness 0 only; same results)        |
     | meta       | JSON values kept in every checkpoint                                                              |
-    | fold       | what runs the optimizers: "auto", "numpy", "numba"; the bits are the same                         |
-    | threads    | of each server's folds; None: OMP_NUM_THREADS, else SLURM_CPUS_PER_TASK, else 1; the bits are the same. |
-    |            | A server may leave the cores it was bound to if they are fewer: those of workers that wait fold, too |
-    | around     | `around(role, index, rank)` gives a context that the rank's whole work runs in (log files)        |
-    | trace      | path of a file that rank 0 writes: what every rank did when, see `mpips.trace`                    |
-    | combine    | None; "node": the workers of a node add up their gradients and one pushes the sum, which is less   |
-    |            | traffic to the servers; see `mpips.worker.neighbours` for what it changes                         |
+    | fold       | what runs the optimizers: "auto", "numpy" or "numba"; the results are the same bit by bit         |
+    | threads    | threads of each server's optimizer, with the same results; None: OMP_NUM_THREADS, else             |
+    |            | SLURM_CPUS_PER_TASK, else 1. With more than the cores it is bound to, a server unbinds itself      |
+    | around     | `around(role, index, rank)` returns a context manager around the rank's whole work (log files)    |
+    | trace      | path of a file that rank 0 writes at the end: what every rank did when, see `mpips.trace`         |
+    | combine    | None; "node": the workers of a node add up their gradients and one of them pushes the sum, which  |
+    |            | means less traffic to the servers; see `mpips.worker.neighbours` for what it changes              |
 
     Args:
         work: called with a `Worker`; returns None, bool, int, float, str, bytes, an array, or lists, tuples and dicts of these.
-        tables: what is stored; names are unique.
-        seed: of the initial values. A run that is resumed needs the same one where rows are born by it (`mpips.Rows`).
+        tables: the tables, with unique names.
+        read: called with a `Reader`; it should return once `ps.done`.
+        seed: of the initial values. A resumed run needs the same seed if it may still create rows (`mpips.Rows(rows=None)`) whose
+            creation or initial values are random.
+
+    Returns:
+        On worker 0 the results of all workers in their order, on every other rank None.
 
     Raises:
         UsageError: wrong arguments, on every rank, before anything is started.

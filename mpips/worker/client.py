@@ -49,7 +49,7 @@ class Client:
 
     @property
     def now(self) -> int:
-        """The current clock: steps that this worker has completed."""
+        """The current clock: how many steps this worker has completed; a resumed run goes on counting."""
         return self._link.now
 
     @property
@@ -59,14 +59,33 @@ class Client:
 
     @property
     def stats(self) -> dict[str, float]:
-        """Counts, bytes and seconds so far (pulls, pushes, pull_bytes, push_bytes, ..._seconds, retries, skipped, and
-        cache_hits and cache_misses in rows, see `Worker.cache`)."""
+        """What this rank has done so far, by name, in a new dict.
+
+        Counts of tables (pulls, pushes, skipped) and of reads that had to be repeated (retries), bytes (pull_bytes, push_bytes),
+        seconds (pull_seconds, push_seconds, wait_seconds), and rows (cache_hits, cache_misses, see `Worker.cache`).
+        """
         return dict(self._link.stats)
 
     def server_stats(self, table: str) -> list[dict[str, int]]:
-        """What has happened to a table of rows, by server: `rows` that there are, and `mpips.server.row_table.COUNTERS`.
+        """Return counts about a table of rows, one dict for each server.
 
-        How even the servers are says `max(pushed) / mean(pushed)`. The counts are as new as the last fold; a checkpoint keeps them.
+        | count   | rows ...                                       |
+        |---------|------------------------------------------------|
+        | rows    | that exist now                                 |
+        | pushed  | in all pushes so far                           |
+        | folded  | updated by all folds so far                    |
+        | born    | created (rows=None only, like all that follow) |
+        | expired | removed because of `ttl`                       |
+        | evicted | removed to make room                           |
+        | refused | pushed but not admitted                        |
+
+        `max(pushed) / mean(pushed)` over the servers tells how well the load is balanced. The counts are of the last completed
+        fold; checkpoints keep them.
+
+        Raises:
+            UnknownTable, UsageError: no such table, or a dense one.
+
+        >>> ps.server_stats("user")[0]["rows"]                                        # doctest: +SKIP
         """
         state, plan, t = self._state(table), self._link.plan, self._link.transport
         if not isinstance(state.table, Rows):
@@ -83,11 +102,15 @@ class Client:
              offsets: Any = None) -> Any:
         """Return a private, writable array of a table's shape and dtype, or a list of them for a list of names.
 
+        On a worker with a GPU (`xp` is cupy) the array is on that GPU. The pull waits until the table is new enough for its
+        staleness. After its own `push` and `clock()` a worker's pull contains that push.
+
         Args:
-            out: array(s) to fill instead, C-contiguous, of the table's shape and dtype.
-            rows: of a table of rows, the ids that are wanted, in any order and shape, repeats allowed: the array's shape is theirs
-                and `dim`. Without it all rows, if the table has rows=N.
-            pool, offsets: "sum" or "mean" of the rows of each bag, see `mpips.worker.pool`; the array is (bags, dim).
+            out: array, or list of arrays, to fill and return instead: C-contiguous, of the table's shape and dtype.
+            rows: ids, for a table of rows: integers in an array of any shape, repeats allowed. The result has shape
+                `(*rows.shape, dim)`. Without it: all rows, in the order of their ids, if the table has rows=N.
+            pool, offsets: return the "sum" or "mean" of the rows of each bag, (bags, dim); bag i is
+                `rows[offsets[i]:offsets[i + 1]]`, as in PyTorch's EmbeddingBag.
 
         Raises:
             UnknownTable, UsageError: no such table, or row; `out` has another shape or dtype.
@@ -101,7 +124,11 @@ class Client:
 
     def ipull(self, tables: str | Sequence[str], out: Any = None, *, rows: Any = None, pool: str | None = None,
               offsets: Any = None) -> PullHandle[Any]:
-        """Begin a pull; the handle's `wait()` returns what `pull` would have."""
+        """Begin a pull; the handle's `wait()` returns what `pull` would have returned.
+
+        >>> handle = ps.ipull("w")                                                    # doctest: +SKIP
+        >>> batch = next(batches); w = handle.wait()                                  # doctest: +SKIP
+        """
         if isinstance(tables, str) and (rows is not None or isinstance(self._state(tables).table, Rows)):
             return self._ipull_rows(tables, rows, out, pool, offsets)
         if pool is not None or offsets is not None:
@@ -156,13 +183,20 @@ class Client:
             self._reading = [p for p in self._reading if not p.done] + [pull]
 
     def view(self, table: str) -> View:
-        """Return a context whose value is the table, read-only; without a copy if `zero_copy` says so."""
+        """Return a context manager for a dense table as a read-only NumPy array, valid until this worker's next `clock()`.
+
+        It is the server's own memory, without a copy, if the table has staleness 0 and lies whole on a server of this node
+        (`zero_copy` of the manager tells, inside the block); otherwise a copy.
+
+        >>> with ps.view("w") as w:                                                   # doctest: +SKIP
+        ...     loss = float(((x @ w - y) ** 2).mean())
+        """
         state = self._dense(table, "view()")
         self._link.boundary()
         return View(self._link, state)
 
     def span(self, name: str) -> AbstractContextManager[None]:
-        """Return a context that is shown under this name in the trace, if `run` was asked for one.
+        """Return a context manager whose duration appears under this name in the trace of `run(trace=...)`, if there is one.
 
         >>> with ps.span("compute"):                                                  # doctest: +SKIP
         ...     gradient = 2 * x.T @ (x @ w - y) / len(y)
@@ -212,17 +246,20 @@ class Client:
 
 
 class Reader(Client):
-    """A rank that only pulls, always the newest; `done` once every worker has ended and all is published.
+    """A rank that only pulls, for evaluation or prediction beside the training; it always gets the newest values.
 
     Attributes:
-        index: number of this reader, from 0.
-        workers: how many workers there are.
+        index, workers: this reader's number, from 0, and how many workers there are.
         role: "reader".
+
+    >>> def read(ps):                                                                 # doctest: +SKIP
+    ...     while not ps.done:
+    ...         print(ps.now, accuracy(ps.pull("w")))
     """
 
     @property
     def now(self) -> int:
-        """Clocks that every worker has completed; once all have ended, the furthest one's."""
+        """How many clocks every worker has completed; once all have ended, how many the furthest one had."""
         link = self._link
         rows = [link.transport.row(0, link.plan.words.client(w) + CLOCK, END - CLOCK + 1) for w in range(self.workers)]
         clocks = [clock for clock, end in rows if not end]
@@ -230,7 +267,7 @@ class Reader(Client):
 
     @property
     def done(self) -> bool:
-        """Whether what a pull gives now is final."""
+        """Whether every worker has ended and all updates are published, so that a pull returns the final values."""
         t = self._link.transport
         t.poll()
         finished = all(t.load(server, DONE) for server in range(self._link.plan.servers))

@@ -53,8 +53,7 @@ class Worker(Client):
     """A rank that computes gradients: `run` gives it to your function; `help('mpips.worker.worker')` has its verbs in one list.
 
     Attributes:
-        index: number of this worker, from 0; another part of the data for each.
-        workers: how many there are.
+        index, workers: this worker's number, from 0, and how many there are: each takes another part of the data.
         role: "worker".
     """
 
@@ -77,26 +76,37 @@ class Worker(Client):
     def push(self, table: Arrays, gradient: None = None, *, more: bool = False) -> None: ...
     def push(self, table: str | Arrays, gradient: Any = None, *, more: bool = False, rows: Any = None, pool: str | None = None,
              offsets: Any = None) -> None:
-        """Push a gradient of exactly the table's shape and dtype, or a dict of them; returns when it is committed.
+        """Push a gradient of exactly the table's shape and dtype, or a dict of gradients by table; return once it is committed.
+
+        The gradient belongs to the current clock. Committed means that the servers will apply it and that the caller may change
+        the array again; `ipush(...).wait(applied=True)` waits until it has been applied.
 
         Args:
-            more: only add it up here; the next push without `more` sends the sum.
-            rows: of a table of rows, the ids that the gradient, of their shape and `dim`, belongs to; equal ones are added up.
-            pool, offsets: the gradient, (bags, dim), is that of a pull with these.
+            more: only add the gradient up here; the next push of the table without `more` sends the sum. This is how several
+                gradients are pushed in one clock with staleness 0.
+            rows: ids, for a table of rows: integers in an array of any shape; the gradient has shape `(*rows.shape, dim)`, and the
+                gradients of equal ids are added up.
+            pool, offsets: the gradient, (bags, dim), is with respect to the result of a pull with the same arguments.
 
         Raises:
-            UnknownTable, UsageError: no such table, or row; wrong shape or dtype.
+            UnknownTable, UsageError: no such table or row; wrong shape or dtype.
             NonFiniteGradient: NaN or Inf, unless the table says nonfinite="skip" or "allow". Nothing is pushed, and what `more`
                 has added up for it is gone too.
             ProtocolError: the table (staleness 0) has been pushed in this clock already.
 
         >>> ps.push("w", gradient)                                                    # doctest: +SKIP
+        >>> ps.push({"w": gradient_w, "b": gradient_b})                               # doctest: +SKIP
+        >>> ps.push("user", gradient, rows=batch.users)                               # doctest: +SKIP
         """
         self.ipush(table, gradient, more=more, rows=rows, pool=pool, offsets=offsets).wait()
 
     def ipush(self, table: str | Arrays, gradient: Any = None, *, more: bool = False, rows: Any = None, pool: str | None = None,
               offsets: Any = None) -> PushHandle:
-        """Begin a push; the gradient may not change before the handle's `wait()`."""
+        """Begin a push; the gradient may not change before the handle's `wait()`.
+
+        >>> handle = ps.ipush("w", gradient)                                          # doctest: +SKIP
+        >>> handle.wait(applied=True)                                                 # doctest: +SKIP
+        """
         if rows is not None:
             return self._ipush_rows(table, gradient, rows, more, pool, offsets)
         if pool is not None or offsets is not None:
@@ -167,17 +177,17 @@ class Worker(Client):
         return pull
 
     def cache(self, table: str, rows: int, *, keep: str = "lru", clocks: int | None = None, own: bool = True) -> None:
-        """Keep rows of a table that this worker pulls, and take them from there while they are new enough for its staleness.
+        """Cache rows that this worker pulls, and serve later pulls from the cache while the rows are new enough.
 
-        It saves the network's bytes and the server's time where rows are pulled more often than pushed; on one node, and where the
-        network costs nothing, gathering or asking takes no longer.
+        The table's staleness promise holds with a cache as without. It saves network traffic and server time where rows are pulled
+        more often than pushed; on one node it gains nothing.
 
         Args:
-            rows: how many, at most.
-            keep: "lru" or "lfu": what goes when there is no room was used longest ago, or least often.
-            clocks: of a table with staleness None, how many clocks a row may be used after it was read.
-            own: whether a pull sees all that this worker has pushed, so that what it pushes is not kept. If not, its own pushes
-                may be missing as long as those of others.
+            rows: the most rows to keep.
+            keep: which rows to keep when there is no room, those used most recently ("lru") or most often ("lfu").
+            clocks: for a table with staleness None, and only there: for how many clocks a cached row may be used.
+            own: whether this worker's pulls must contain its own pushes; pushing a row then drops it from the cache. If False, its
+                own pushes may be missing for as long as those of others.
 
         Raises:
             UnknownTable, UsageError: no such table, or not one of rows; other values than these.
@@ -189,11 +199,12 @@ class Worker(Client):
         self._caches[state.number] = new_cache(rows_table(state.table, "cache()"), rows, keep, clocks, own=own)
 
     def intent(self, table: str, rows: Any, at_clock: int) -> None:
-        """Say that these rows will be wanted in a clock: they are fetched into the table's cache as soon as that makes sense.
+        """Announce that these rows will be pulled in a given clock, so that they are fetched into the table's cache ahead of it.
 
         Args:
-            rows: ids, of any shape.
-            at_clock: the current clock or a later one. With staleness 0 the fetch begins with that clock, else before.
+            rows: ids, integers in an array of any shape.
+            at_clock: the current clock or a later one. With staleness 0 the fetch begins with that clock, otherwise as early as
+                the staleness allows.
 
         Raises:
             UnknownTable, UsageError: no such table or row; the table has no `cache`; the clock is over.
@@ -209,11 +220,14 @@ class Worker(Client):
         self._ahead.add(Intent(group, cache, ids.reshape(-1), int(at_clock)))
 
     def pushpull(self, gradients: Arrays) -> dict[str, Any]:
-        """Push all, `clock()`, pull all; returns the new values by name."""
+        """Push all gradients, call `clock()`, and return the new values of the same tables, by name.
+
+        >>> w = ps.pushpull({"w": gradient})["w"]                                     # doctest: +SKIP
+        """
         return self.ipushpull(gradients).wait()
 
     def ipushpull(self, gradients: Arrays) -> PullHandle[dict[str, Any]]:
-        """Begin a pushpull: push and clock are done when this returns, the handle waits for the values."""
+        """Begin a `pushpull`: push and clock are done when this returns, the handle's `wait()` returns the values."""
         self.push(gradients)
         names = list(gradients)
         self.clock()
@@ -221,7 +235,14 @@ class Worker(Client):
         return PullHandle(handle._pull, lambda: dict(zip(names, handle.wait(), strict=True)))
 
     def gradients(self, table: str) -> Gradients:
-        """Return a context whose value is an array to write the gradient to; pushed when the block ends without an exception."""
+        """Return a context manager for an array to write a dense table's gradient into; it is pushed when the block ends.
+
+        The array is uninitialised. Where possible it is the mailbox's own memory (`zero_copy` of the manager tells, inside the
+        block), which saves a copy. If the block raises, nothing is pushed.
+
+        >>> with ps.gradients("w") as g:                                              # doctest: +SKIP
+        ...     np.matmul(x.T, error, out=g)
+        """
         state = self._dense(table, "gradients()")
         if table in self._sums:
             raise UsageError(f"table '{table}': gradients() after push(more=True); the last push must be without more")
@@ -230,9 +251,10 @@ class Worker(Client):
         return Gradients(self._link, state, self._neighbours)
 
     def clock(self) -> int:
-        """End this worker's step and return the new clock; waits for what was begun by `ipush` or `ipull`.
+        """End this worker's step and return the new clock.
 
-        With `run(combine="node")` it may wait for the node's other workers too, see `neighbours`; else for nobody.
+        It completes what `ipush` has begun, and what `ipull` has begun of tables with staleness 0. It does not wait for other
+        workers, except for those of the same node with `run(combine="node")`, see `mpips.worker.neighbours`.
         """
         self._no_sums("clock()")
         self._link.boundary()
@@ -245,12 +267,18 @@ class Worker(Client):
         return now
 
     def barrier(self) -> None:
-        """Wait until every worker that has not ended is here."""
+        """Wait until every worker that has not ended has called `barrier()` as often as this one."""
         self._settle()
         self._clocks.barrier()
 
     def save(self) -> SaveHandle:
-        """Ask for a checkpoint that holds everything up to the end of the current clock; `wait()` only after `clock()`."""
+        """Ask for a checkpoint of everything up to the end of the current clock; return a handle to wait for it after `clock()`.
+
+        Raises:
+            UsageError: `run` was given no `checkpoint=`.
+
+        >>> handle = ps.save(); ps.clock(); handle.wait()                             # doctest: +SKIP
+        """
         if not self._saves:
             raise UsageError("save: run() was given no checkpoint=Checkpoints(...)")
         self._link.boundary()
@@ -264,12 +292,15 @@ class Worker(Client):
         return SaveHandle(lambda: self._clocks.test_saved(cut), wait)
 
     def create(self, table: Dense) -> None:
-        """Create a table in the spare space of `run(reserve=...)`; every worker may ask, the first one's request counts.
+        """Create a dense table in the spare space of `run(reserve=...)`; return when it exists on every server.
 
-        With checkpoints and only tables of staleness 0, this waits until every worker has come to the caller's clock.
+        Any worker may create it, and several may create the same one: the first request counts. If there are checkpoints and all
+        tables have staleness 0, this waits until every worker has come to the caller's clock.
 
         Raises:
-            UsageError: it exists and is declared differently, or there is no room.
+            UsageError: it exists and is declared differently, there is no room for it, or it starts from `init.array`.
+
+        >>> ps.create(mpips.Dense("head", (64, 10), mpips.optim.SGD(lr=0.1)))         # doctest: +SKIP
         """
         if not isinstance(table, Dense):
             raise UsageError(f"create: {table!r:.60} is not a dense table; tables of rows are given to run()")
