@@ -70,7 +70,8 @@ class Hidden:
         numbers[:, 1] -= 2  # Criteo's second number goes down to -3
         there = draw.random((lines, NUMBERS + CATEGORIES)) >= np.linspace(0, 0.4, NUMBERS + CATEGORIES)[::-1]
         ranks = np.stack([self._ranks(int(size), draw.random(lines)) for size in SIZES], 1)
-        names = mix(ranks + (np.arange(CATEGORIES) << 33) + (self.seed << 40)) & np.uint64(0xFFFFFFFF)
+        salt = np.array(self.seed << 40 & (1 << 64) - 1, np.uint64).view(np.int64)
+        names = mix(ranks + (np.arange(CATEGORIES) << 33) + salt) & np.uint64(0xFFFFFFFF)
         cells = [_decimal(numbers[:, k], there[:, k]) for k in range(NUMBERS)]
         cells += [_hexadecimal(names[:, k], there[:, NUMBERS + k]) for k in range(CATEGORIES)]
         body = np.concatenate(cells, axis=1)

@@ -44,3 +44,8 @@ def test_bad_input_leaves_nothing(tmp_path):
     beside(tmp_path / "x").write_text("{")
     with pytest.raises(UsageError, match=r"x\.hidden\.json"):
         made(tmp_path / "x")
+
+
+@pytest.mark.parametrize("seed", [1 << 23, 2026112200, (1 << 64) - 1])
+def test_any_seed_that_a_run_takes(seed):
+    assert len(parse(Hidden(seed=seed).text(0, 10)).labels) == 10
