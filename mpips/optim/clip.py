@@ -25,7 +25,7 @@ def clip_by_norm(grads: Grads, max_norm: float) -> tuple[Grads, float]:
         g <- g max_norm / |g|    where |g| > max_norm; |g| is the 2-norm over all elements of all arrays
 
     Args:
-        grads: an array of any namespace, or a dict, list or tuple of arrays of one device; dicts are summed by name.
+        grads: an array of any namespace, or a dict, list, tuple or named tuple of arrays of one device; dicts are summed by name.
         max_norm: above 0.
 
     Returns:
@@ -51,7 +51,8 @@ def clip_by_norm(grads: Grads, max_norm: float) -> tuple[Grads, float]:
     if isinstance(grads, Mapping):
         out = {k: _times(g, factor) for k, g in grads.items()}
     elif isinstance(grads, (list, tuple)):
-        out = type(grads)([_times(g, factor) for g in grads])
+        clipped = [_times(g, factor) for g in grads]
+        out = type(grads)(*clipped) if hasattr(grads, "_fields") else type(grads)(clipped)  # a named tuple takes them one by one
     else:
         out = _times(grads, factor)
     return out, norm

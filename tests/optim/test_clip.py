@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import array_api_strict
 import ml_dtypes
@@ -64,6 +64,18 @@ def test_structures_keep_their_shape_and_the_order_of_a_dict_does_not_matter() -
         np.testing.assert_array_equal(out[1], one["b"])
     assert clip_by_norm([], 1.0) == ([], 0.0)
     assert clip_by_norm(np.empty((0, 3)), 1.0)[1] == 0.0
+
+
+class Params(NamedTuple):
+    w: Any
+    b: Any
+
+
+def test_a_named_tuple_stays_one() -> None:
+    out, norm = clip_by_norm(Params(np.array([3.0]), np.array([4.0])), 1.0)
+    assert norm == 5.0
+    np.testing.assert_allclose(out.w, [0.6])
+    np.testing.assert_allclose(out.b, [0.8])
 
 
 def test_half_floats_keep_a_small_factor() -> None:
