@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mpips import optim
@@ -16,6 +18,12 @@ def test_closed_forms(clock: int) -> None:
     assert Step(0.8, every=10, gamma=0.5).at(clock) == 0.8 * 0.5 ** math.floor(clock / 10)
     t = min(clock, 30) / 30
     assert Cosine(0.5, clocks=30, floor=0.1).at(clock) == pytest.approx(0.1 + 0.4 * (1 + math.cos(math.pi * t)) / 2)
+
+
+def test_clocks_may_be_a_number_of_numpy() -> None:
+    made: Any = np.int64(30)
+    for kind in (Cosine, Step, Warmup):
+        assert json.dumps(kind(0.5, made).describe()) == json.dumps(kind(0.5, 30).describe())
 
 
 def test_cosine_begins_and_ends_exactly() -> None:
