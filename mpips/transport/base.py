@@ -82,6 +82,7 @@ SPIN = 200e-6  # seconds; a small round is over by then, and a sleep of the kern
 SHARE = 8  # a nap is this part of the time waited so far, so that waiting costs little and is never much too long
 SHORTEST, LONGEST = 20e-6, 500e-6  # seconds of a nap
 IDLE = 1.1e-3  # seconds of a server's longest nap: each costs 40 us of a core (measured), and 5 % of it is to be enough
+LOOKS = 16  # in so many parts of its limit a wait looks whether there was progress: it may read words of every server
 DROWSY = 20e-3  # seconds without anything to do after which a server dozes, if it can
 
 
@@ -124,7 +125,7 @@ def wait(transport: Transport, until: Callable[[], bool], what: str, who: Callab
     """
     if until():
         return 0.0
-    begin = since = time.perf_counter()
+    begin = since = looked = time.perf_counter()
     seen: object = None
     backoff = Backoff(transport)
     while True:
@@ -132,11 +133,12 @@ def wait(transport: Transport, until: Callable[[], bool], what: str, who: Callab
         if until():
             return time.perf_counter() - begin
         now = time.perf_counter()
+        if progress and now - looked > limit / LOOKS:
+            looked, state = now, progress()
+            if state != seen:
+                seen, since = state, now
         if now - since > limit:
-            state = progress() if progress else None
-            if state == seen:
-                raise WaitTimeout(f"waited {limit:g} s for {what}: {who()}")
-            seen, since = state, now
+            raise WaitTimeout(f"waited {limit:g} s for {what}: {who()}")
         backoff.rest()
 
 
