@@ -67,8 +67,10 @@ class Checkpoints:
         probe = self.path / f".mpips-probe-{os.getpid()}"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            probe.write_bytes(b"x")
-            probe.unlink(missing_ok=True)
+            try:
+                probe.write_bytes(b"x")
+            finally:
+                probe.unlink(missing_ok=True)  # a full disk takes the name, not the byte
         except OSError as error:
             raise UsageError(f"{where}: cannot be written: {error.strerror or error}") from error
 

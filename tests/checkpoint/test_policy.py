@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +43,18 @@ def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path, where: str)
         Checkpoints(tmp_path / where).check()
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == USAGE
+
+
+def test_a_full_disk_is_named_and_nothing_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name of a file takes no room, so an empty one would remain of every start."""
+    def full(path: Path, data: bytes) -> int:
+        path.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(UsageError, match="cannot be written: No space left on device"):
+        Checkpoints(tmp_path).check()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_latest_is_the_one_completed_last(tmp_path: Path) -> None:
