@@ -41,7 +41,7 @@ import numpy as np
 
 from mpips.cluster import early
 from mpips.cluster.agree import LIMIT, alike, meet
-from mpips.errors import FAILED, MpipsError, StartAgain, UsageError
+from mpips.errors import FAILED, MpipsError, StartAgain, UsageError, WaitTimeout
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -149,6 +149,45 @@ def installed(comm: MPI.Comm) -> Iterator[None]:
         raise
     finally:
         hook.describe = str
+
+
+class Deadline:
+    """Ends the job while this rank is in calls of MPI that wait for others and have no limit of their own.
+
+    Calling it says what is waited for, and for how many seconds at most; `over` that it has come.
+
+    >>> with Deadline() as deadline:                                                  # doctest: +SKIP
+    ...     deadline("the other ranks", 300.0)
+    ...     comm.Barrier()
+    ...     deadline.over()
+    """
+
+    def __init__(self) -> None:
+        self._timer: threading.Timer | None = None
+        self._thread = threading.get_ident()
+
+    def __enter__(self) -> Deadline:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over()
+
+    def __call__(self, what: str, limit: float) -> None:
+        self.over()
+        self._timer = threading.Timer(limit, self._late, (what, limit))
+        self._timer.daemon = True
+        self._timer.start()
+
+    def over(self) -> None:
+        """Nothing is waited for."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _late(self, what: str, limit: float) -> None:
+        hook, frame = sys.excepthook, sys._current_frames().get(self._thread)
+        if isinstance(hook, Hook) and hook.ours():
+            place = f" in {frame.f_code.co_name}()" if frame else ""
+            hook.end(alike(WaitTimeout(f"waited {limit:g} s{place} for {what}")), None)
 
 
 def settle(comm: MPI.Comm, problem: UsageError | None, limit: float = LIMIT) -> None:

@@ -10,17 +10,18 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from mpips.errors import UsageError, WaitTimeout
+from mpips.errors import MpipsError, UsageError, WaitTimeout
 from mpips.transport.words import PROTOCOL
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
 Array = np.ndarray[Any, np.dtype[np.uint8]]
+Error = TypeVar("Error", bound=MpipsError)
 
 LIMIT = 300.0  # seconds; the default of `run(timeout=)`
 TAG = 31415
@@ -93,7 +94,7 @@ def spans(ranks: list[int]) -> str:
     return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
 
 
-def alike(error: UsageError) -> UsageError:
+def alike(error: Error) -> Error:
     """Mark an error that every rank raises, so that `abort` prints it once and lets it be caught; return it."""
     error.alike = True  # type: ignore[attr-defined]
     return error

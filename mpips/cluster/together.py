@@ -10,7 +10,7 @@ import numpy as np
 
 from mpips.arrays import pick_device
 from mpips.cluster import abort
-from mpips.cluster.agree import agree
+from mpips.cluster.agree import LIMIT, agree, meet
 from mpips.cluster.memory import check_plan
 from mpips.cluster.results import decode, encode
 from mpips.cluster.roles import Roles, assign
@@ -36,18 +36,28 @@ NIGHT = 20e-3  # seconds after which a server that dozes looks at MPI, which tel
 log = logging.getLogger("mpips.server")
 
 RESULT = 1  # tag of a worker's result
+LEAST = LIMIT  # seconds, at least, for calls of MPI at start and end
+FILL = 3600.0  # seconds, at least, for the servers to fill their windows: a large checkpoint may lie on a slow disk
 
 
 def run_together(job: Job, world: MPI.Intracomm) -> list[Any] | None:
     """Run the job on all ranks of `world`; collective at start and end only."""
+    with abort.Deadline() as deadline:
+        return _together(job, world, deadline)
+
+
+def _together(job: Job, world: MPI.Intracomm, deadline: abort.Deadline) -> list[Any] | None:
     from mpi4py import MPI
 
+    limit = max(job.timeout, LEAST)
+    deadline("the other ranks at the start", limit)
     comm = world.Dup()
     rank = comm.Get_rank()
     problem: UsageError | None = None
     restored = None
     nodes, _ = nodes_of(comm)
     spread = job.nodes == "single" or len(set(nodes)) > 1
+    deadline.over()
     try:
         roles = assign(nodes, job.servers, job.readers)
         plan = plan_of(job, len(roles.servers), len(roles.workers), len(roles.readers), spread)
@@ -58,15 +68,18 @@ def run_together(job: Job, world: MPI.Intracomm) -> list[Any] | None:
         device = pick_device(job.device, _place(nodes, roles, rank)) if rank in roles.workers else None
     except UsageError as error:
         problem = error
-    abort.settle(comm, problem)
+    abort.settle(comm, problem, limit)
+    deadline("server 0, to say what to start from", limit)
     found = comm.bcast(str(restored.path) if restored else None, root=roles.servers[0])
+    deadline.over()
     try:
         if found and restored is None and rank in roles.servers and job.checkpoint is not None:
             restored = job.checkpoint.at(Path(found))
     except UsageError as error:
         problem = error
-    abort.settle(comm, problem)
-    agree(comm, {**job.facts(), "layout": plan.layout.digest()})
+    abort.settle(comm, problem, limit)
+    agree(comm, {**job.facts(), "layout": plan.layout.digest()}, limit)
+    deadline("the other ranks, to make the windows", limit)
     clocks = comm.bcast(job.clocks(plan, restored) if rank == roles.servers[0] else None, root=roles.servers[0])
 
     node = MPI.Intracomm(comm.Split(rank if job.nodes == "single" else nodes[rank], rank))
@@ -76,11 +89,12 @@ def run_together(job: Job, world: MPI.Intracomm) -> list[Any] | None:
     apart = [r > 0 and (job.nodes == "single" or host != nodes[0]) for r, host in enumerate(nodes)]
     trace = Trace(f"{kind} {index}") if job.trace else None
     first = compare(comm, apart) if trace else None
+    deadline.over()
     server = None
     if kind == "server":
         server = job.server(transport, plan, index, restored, MPI.Get_library_version().splitlines()[0], trace)
         transport.sync()
-    comm.Barrier()  # nobody looks at a window before its server has filled it
+    meet(comm, np.zeros(1, np.uint8), max(limit, FILL))  # nobody looks at a window before its server has filled it
     abort.describe(lambda: f"{kind} {index}")
 
     results = None
@@ -92,9 +106,13 @@ def run_together(job: Job, world: MPI.Intracomm) -> list[Any] | None:
         else:
             _read(job, transport, plan, index, trace)
     _leave(comm, transport, plan, job.timeout)
+    deadline("the other ranks, to give the windows back", limit)
+    transport.close()
+    deadline.over()
     if trace and job.trace:
         join(comm, trace, job.trace, first, apart,
              lambda until, what: wait(transport, until, f"{kind} {index}: {what}", lambda: "rank 0 writes it", job.timeout))
+    deadline("the other ranks at the end", limit)
     if shared is not None:
         shared.close()
     node.Free()
@@ -184,11 +202,10 @@ def _read(job: Job, transport: Rma, plan: Plan, index: int, trace: Trace | None)
 
 
 def _leave(comm: MPI.Comm, transport: Rma, plan: Plan, limit: float) -> None:
-    """Meet everybody without blocking, then give the windows back."""
+    """Meet everybody without blocking."""
     request = comm.Ibarrier()
     wait(transport, request.Test, "the end of all ranks", lambda: _running(transport, plan), limit,
          lambda: _clocks(transport, plan))
-    transport.close()
 
 
 def _clocks(transport: Rma, plan: Plan) -> list[list[int]]:

@@ -72,3 +72,35 @@ def test_too_few_ranks_is_said_before_anything_starts() -> None:
 def test_skip_counts_what_it_leaves_out() -> None:
     done, _ = job(where="nan", nonfinite="skip")
     assert done.code == 0, done
+
+
+STOPPED = """
+import os, signal
+import mpips
+from mpips.cluster import together
+
+together.LEAST = together.FILL = 2.0
+rank = int(os.environ.get("OMPI_COMM_WORLD_RANK") or os.environ["PMI_RANK"])
+
+def stops(f):
+    return lambda *given, **named: (os.kill(os.getpid(), signal.SIGSTOP), f(*given, **named))[1]
+
+where = {where!r}
+if rank == {rank}:
+    owner = {{"Rma": together, "server": together.Job, "close": together.Rma}}[where]
+    setattr(owner, where, stops(getattr(owner, where)))
+mpips.run(lambda ps: ps.pull("w") and None, [mpips.Dense("w", (1,), mpips.optim.Add())], device="cpu", timeout=2.0)
+"""
+
+
+@pytest.mark.parametrize(("where", "rank", "says"), [
+    ("Rma", 1, "for the other ranks, to make the windows"),
+    ("server", 0, ""),  # the servers fill their windows: rank 0, which knows who is missing, may be the one
+    ("close", 2, "for the other ranks, to give the windows back"),
+])
+def test_start_and_end_wait_in_silence_for_nobody(where: str, rank: int, says: str) -> None:
+    """A rank that stands still: on a disk that hangs, in a stopped container."""
+    done = mpirun(3, STOPPED.format(where=where, rank=rank), timeout=60)
+    assert done.code == TRY_AGAIN, done
+    assert "waited 2 s" in done.err, done
+    assert says in done.err, done
