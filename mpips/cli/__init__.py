@@ -6,6 +6,8 @@ Only the module of the subcommand that was asked for is imported: a thousand ran
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -14,6 +16,7 @@ from typing import NoReturn
 from mpips import __version__
 from mpips.errors import UsageError
 
+UNREAD = 128 + signal.SIGPIPE  # whoever read stdout has gone, as `| head` does
 COMMANDS = ("train", "predict", "ckpt", "doctor", "plan", "bench")
 
 
@@ -22,7 +25,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         args = _parse(argv)
-        return int(args.run(args))
+        code = int(args.run(args))
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left goes there at Python's end
+        return UNREAD
     except UsageError as error:
         if not _told(error):
             print(f"mpips: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)

@@ -173,6 +173,7 @@ class Deadline:
         self.over()
 
     def __call__(self, what: str, limit: float) -> None:
+        """Begin to wait for something else."""
         self.over()
         self._timer = threading.Timer(limit, self._late, (what, limit))
         self._timer.daemon = True

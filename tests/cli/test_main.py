@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import mpips
-from mpips.cli import COMMANDS, main
+from mpips.cli import COMMANDS, UNREAD, main
 from mpips.errors import CheckpointError, UsageError, WaitTimeout
 
 
@@ -46,6 +46,24 @@ def test_help_and_version() -> None:
     assert done.returncode == 0
     assert all(command in done.stdout for command in COMMANDS)
     assert python(code, "--version").stdout == f"mpips {mpips.__version__}\n"
+
+
+@pytest.mark.parametrize("lines", ["1", "100000"])
+def test_who_reads_may_go(lines: str) -> None:
+    """As `mpips ckpt ls DIR | head -1`: no traceback, and not the exit code of a failure."""
+    code = """
+import sys, types
+from mpips import cli
+cli._parse = lambda argv: types.SimpleNamespace(run=lambda args: [print("line") for _ in range(int(argv[0]))] and 0)
+sys.exit(cli.main())
+"""
+    with subprocess.Popen([sys.executable, "-c", code, lines], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                          cwd=Path(mpips.__file__).parent.parent) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+        assert process.wait(60) == UNREAD
 
 
 @pytest.mark.parametrize(("args", "line"), [
