@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mpips.errors import UsageError
+from mpips.errors import MpipsError, UsageError
 
 Record = dict[str, Any]
 
@@ -83,18 +83,30 @@ class Metrics:
     """A file of JSON lines; a resumed run goes on behind the lines up to its clock, a new one starts it anew."""
 
     def __init__(self, path: Path, start: int) -> None:
-        kept = []
-        if start and path.exists():
-            kept = [line for line in path.read_text().splitlines() if _clock(line) <= start]
-        fresh = path.with_name(path.name + ".tmp")
-        fresh.write_text("".join(line + "\n" for line in kept))
-        fresh.replace(path)
-        self.file = path.open("a")
+        self.path = path
+        with self._told():
+            kept = []
+            if start and path.exists():
+                kept = [line for line in path.read_text().splitlines() if _clock(line) <= start]
+            fresh = path.with_name(path.name + ".tmp")
+            fresh.write_text("".join(line + "\n" for line in kept))
+            fresh.replace(path)
+            self.file = path.open("ab", buffering=0)  # nothing is kept that could not be written, to fail again when it is closed
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append one object; it is in the file when this returns."""
-        self.file.write(json.dumps(record, allow_nan=False) + "\n")
-        self.file.flush()
+        with self._told():
+            line = json.dumps(record, allow_nan=False).encode() + b"\n"
+            while line:  # the last room of a disk takes a part
+                line = line[self.file.write(line) :]
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Name the file in an error of the disk, which does not."""
+        try:
+            yield
+        except OSError as error:
+            raise MpipsError(f"log: {self.path} cannot be written: {error.strerror or error}") from error
 
     def close(self) -> None:
         """Close the file."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mpips.errors import UsageError
+from mpips.errors import MpipsError, UsageError
 from mpips.train.metrics import Meter, Metrics, check_directory, rank_log
 
 
@@ -106,3 +106,12 @@ def test_check_directory(tmp_path: Path) -> None:
         check_directory(tmp_path / "file" / "a", "log")
     with pytest.raises(UsageError, match=r"log: .*file cannot be written"):
         check_directory(tmp_path / "file", "log")
+
+
+def test_a_full_disk_names_the_file_once(tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path / "m", 0)
+    metrics.file.close()
+    metrics.file = open("/dev/full", "ab", buffering=0)  # noqa: SIM115 - `close` does
+    with pytest.raises(MpipsError, match=f"^log: {tmp_path / 'm'} cannot be written: No space left on device$"):
+        metrics.write({"clock": 1})
+    metrics.close()  # and not a second time: this stands in a `finally`
