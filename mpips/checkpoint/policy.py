@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,16 @@ if TYPE_CHECKING:
     from mpips.checkpoint.read import Saved
     from mpips.checkpoint.saver import DirectorySaver
 
+log = logging.getLogger("mpips.checkpoint")
+
 
 @dataclass(frozen=True)
 class Checkpoints:
     """Settings of a run's checkpoints.
 
     Args:
-        directory: holds one directory for each checkpoint, `step-00000100`; on several nodes it must be shared by all.
+        directory: holds one directory for each checkpoint, `step-00000100`; on several nodes it must be shared by all. One job at
+            a time writes to it.
         every: clocks between two checkpoints; None writes them only at the end and when a worker calls `save()`.
         keep_last: how many complete ones remain; None keeps all.
         at_end: write one when the last worker has ended.
@@ -86,12 +90,15 @@ class Checkpoints:
         if self.resume is None:
             return None
         from mpips.checkpoint.read import Saved
-        from mpips.checkpoint.schema import complete
+        from mpips.checkpoint.schema import complete, step_of
 
         if self.resume not in ("latest", "auto"):
             return Saved(self.resume)
         there = complete(self.path)
         if there:
+            furthest = max(there, key=lambda step: step_of(step.name) or 0)
+            if furthest != there[-1]:  # a run that began anew here; or a clock that was set back, or files that were copied
+                log.warning("resume from %s, completed last; %s is further and has an older manifest", there[-1], furthest)
             return Saved(there[-1])
         if self.resume == "auto":
             return None

@@ -70,6 +70,18 @@ def test_latest_is_the_one_completed_last(tmp_path: Path) -> None:
         saved.close()
 
 
+def test_where_the_one_completed_last_is_not_the_furthest_that_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The clock was set back, or the directory was copied: the run goes on, but not in silence."""
+    for clock in (9, 20):
+        making.save(tmp_path, TABLES, clocks=(clock,), keep_last=None)
+    Checkpoints(tmp_path, resume="auto").restore().close()
+    assert caplog.text == ""
+    os.utime(tmp_path / "step-00000020" / "manifest.json", (1, 1))
+    Checkpoints(tmp_path, resume="auto").restore().close()
+    assert "step-00000009, completed last; " in caplog.text
+    assert "step-00000020 is further" in caplog.text
+
+
 def test_without_one_latest_is_an_error_and_auto_is_a_start(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "missing"):
         assert Checkpoints(folder, resume="auto").restore() is None

@@ -111,7 +111,7 @@ def test_check_directory(tmp_path: Path) -> None:
 def test_a_full_disk_names_the_file_once(tmp_path: Path) -> None:
     metrics = Metrics(tmp_path / "m", 0)
     metrics.file.close()
-    metrics.file = Path("/dev/full").open("ab", buffering=0)
+    metrics.file = Path("/dev/full").open("ab", buffering=0)  # noqa: SIM115
     with pytest.raises(MpipsError, match=f"^log: {tmp_path / 'm'} cannot be written: No space left on device$"):
         metrics.write({"clock": 1})
     metrics.close()  # and not a second time: this stands in a `finally`
