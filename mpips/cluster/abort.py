@@ -185,10 +185,32 @@ class Deadline:
             self._timer.cancel()
 
     def _late(self, what: str, limit: float) -> None:
-        hook, frame = sys.excepthook, sys._current_frames().get(self._thread)
-        if isinstance(hook, Hook) and hook.ours():
-            place = f" in {frame.f_code.co_name}()" if frame else ""
-            hook.end(alike(WaitTimeout(f"waited {limit:g} s{place} for {what}")), None)
+        frame = sys._current_frames().get(self._thread)
+        _too_late(f"waited {limit:g} s{f' in {frame.f_code.co_name}()' if frame else ''} for {what}")
+
+
+@contextmanager
+def watched(late: Callable[[], str], every: float) -> Iterator[None]:
+    """Ask `late()` each so many seconds, beside the block, and end the job with what it says, if anything."""
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(every):
+            if text := late():
+                _too_late(text)
+
+    threading.Thread(target=look, name="mpips-watch", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def _too_late(text: str) -> None:
+    """End the job from another thread than the one that waits."""
+    hook = sys.excepthook
+    if isinstance(hook, Hook) and hook.ours():
+        hook.end(alike(WaitTimeout(text)), None)
 
 
 def settle(comm: MPI.Comm, problem: UsageError | None, limit: float = LIMIT) -> None:

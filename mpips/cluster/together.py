@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,14 +99,15 @@ def _together(job: Job, world: MPI.Intracomm, deadline: abort.Deadline) -> list[
     abort.describe(lambda: f"{kind} {index}")
 
     results = None
-    with job.around(kind, index, rank):
-        if server is not None:
-            _serve(server, transport, plan)
-        elif kind == "worker":
-            results = _work(job, comm, roles, transport, plan, index, clocks[index], device, trace, shared, members)
-        else:
-            _read(job, transport, plan, index, trace)
-    _leave(comm, transport, plan, job.timeout)
+    with abort.watched(lambda: _stuck(transport, job.timeout), min(job.timeout / 8, 5.0)):
+        with job.around(kind, index, rank):
+            if server is not None:
+                _serve(server, transport, plan)
+            elif kind == "worker":
+                results = _work(job, comm, roles, transport, plan, index, clocks[index], device, trace, shared, members)
+            else:
+                _read(job, transport, plan, index, trace)
+        _leave(comm, transport, plan, job.timeout)
     deadline("the other ranks, to give the windows back", limit)
     transport.close()
     deadline.over()
@@ -206,6 +208,13 @@ def _leave(comm: MPI.Comm, transport: Rma, plan: Plan, limit: float) -> None:
     request = comm.Ibarrier()
     wait(transport, request.Test, "the end of all ranks", lambda: _running(transport, plan), limit,
          lambda: _clocks(transport, plan))
+
+
+def _stuck(transport: Rma, limit: float) -> str:
+    """Say for which server a flush has waited longer than the limit, "" if for none."""
+    server, since = transport.flushing or (0, np.inf)
+    late = time.perf_counter() - since > limit
+    return f"waited {limit:g} s for server {server}, which neither takes nor gives data: it does not answer" if late else ""
 
 
 def _clocks(transport: Rma, plan: Plan) -> list[list[int]]:

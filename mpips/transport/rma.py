@@ -8,6 +8,7 @@ operations and exclusive locks can stay locked by a rank that was killed.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,9 @@ class Rma:
         words: where control words stand in each window.
         sizes: bytes of each server's window.
         spread: whether some rank must reach a server from another node.
+
+    Attributes:
+        flushing: the server elsewhere for which a flush waits, and since when; it has no limit of its own.
     """
 
     def __init__(self, comm: MPI.Intracomm, node: MPI.Intracomm, servers: Sequence[int], words: Words, sizes: Sequence[int],
@@ -78,6 +82,7 @@ class Rma:
         self._ring = np.zeros(RING, np.int64)
         self._at = 0
         self._owing: set[int] = set()
+        self.flushing: tuple[int, float] | None = None
 
     def put(self, server: int, offset: int, data: Array) -> None:
         window, rank = self._route[server]
@@ -157,7 +162,10 @@ class Rma:
 
     def flush(self, server: int) -> None:
         window, rank = self._route[server]
+        if self._words[server] is None:
+            self.flushing = server, time.perf_counter()
         window.Flush(rank)
+        self.flushing = None
 
     def sync(self) -> None:
         for window in self._windows:
