@@ -161,8 +161,8 @@ class Dense(Table):
         staleness: how many clocks a worker may run ahead of the slowest one. 0: bulk synchronous (BSP); n: stale synchronous
             (SSP; Ho et al., NIPS 2013); None: no limit, asynchronous (ASP).
         dtype: "float32", "float64", "float16" or "bfloat16", of pulled values and of gradients.
-        combine: how the gradients of one clock are combined, "sum" or "mean" over the workers. Only with staleness 0: otherwise
-            every push is an update of its own, applied as it is.
+        combine: "sum" or "mean" of the workers' gradients. With staleness 0 those of one clock are combined; otherwise every push
+            is an update of its own, and "mean" divides it by the number of workers, so that a learning rate means the same.
         nonfinite: what to do with a gradient that has NaN or Inf: "raise" `NonFiniteGradient`, "skip" that push and count it, or
             "allow" it. "allow" does not check, which makes a large push up to a third faster.
         master: whether a float16 or bfloat16 table keeps a float32 copy that the optimizer updates.

@@ -202,6 +202,8 @@ class Server:
                 scale = 1.0 / sum(live or c > clock for c, live in zip(mail.clocks, mail.live, strict=True))
         else:
             schedule = clock if mail.ended() else mail.slowest
+            if cohort.mean:
+                scale = 1.0 / self._plan.workers
         return Job([cohort], cohort.tables, clock, schedule, pushes, scale, [], summed=self._rings is not None and not cohort.rows)
 
     def _look_ahead(self) -> None:

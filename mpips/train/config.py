@@ -62,8 +62,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         servers: a number of ranks, "per-node", or (n, "first").
         readers: ranks that only evaluate.
         staleness: 0 is BSP, n is SSP, "none" or "asp" is ASP.
-        combine: with staleness 0, "mean" or "sum" of the workers' gradients; with any other staleness each push is an update of
-            its own, so choose a learning rate for as many as there are workers.
+        combine: "mean" or "sum" of the workers' gradients, see `mpips.Dense`.
         combine_on: "node" lets the workers of a node add up their gradients before one pushes the sum, see `mpips.run`.
         dtype: of the tables.
         epochs: passes over the training samples.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mpips import Dense, layout, optim
+from mpips import Dense, Rows, layout, optim
 from mpips.worker import Reader, Worker
 from tests import broken
 from tests.chaos import Chaos, tables
@@ -123,6 +123,23 @@ def test_a_push_that_is_left_out_is_left_out_in_every_schedule() -> None:
     kinds = [Dense(name, (20,), optim.Add(), dtype="float64", nonfinite="skip") for name in ("a", "w")]
     for seed in range(8):
         assert (play(kinds, work, seed=seed, servers=2)["worker 1"] == 4).all()
+
+
+@pytest.mark.parametrize("staleness", [0, 1, None])
+def test_a_mean_is_over_the_workers_whatever_the_staleness(staleness: int | None) -> None:
+    def work(ps: Worker) -> Any:
+        for _ in range(4):
+            ps.push("w", np.full(5, 1.0))
+            ps.push("r", np.full((2, 3), 1.0), rows=[1, 2])
+            ps.clock()
+        ps.barrier()
+        return None
+
+    common: Any = {"optimizer": optim.Add(), "staleness": staleness, "dtype": "float64", "combine": "mean"}
+    done = play([Dense("w", (5,), **common), Rows("r", rows=3, dim=3, **common)], work, workers=2, seed=3)
+    w, *r = done["server 0"]
+    assert w.value.tolist() == [4] * 5
+    assert sum(piece.value.sum() for piece in r) == 2 * 3 * 4
 
 
 @pytest.mark.parametrize("workers", [1, 2])
