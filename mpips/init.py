@@ -63,14 +63,14 @@ class Init:
             values = bits.random(n, draw) * draw(high - low) + draw(low)
         return values.astype(dtype, copy=False)
 
-    def rows(self, name: str, shape: tuple[int | None, int], dtype: np.dtype[Any], *, seed: int, ids: Any,
+    def rows(self, name: str, dim: int, dtype: np.dtype[Any], *, seed: int, ids: Any,
              fill: Callable[..., Array] = fill) -> Array:
         """Return the rows of int64 `ids`, a new (len(ids), dim) array of `dtype`; one id always gets the same row.
 
-        `shape` is (rows, dim); without a number of rows both fans are dim. `fill` draws, here or as `optim.drawing` does. Raises
-        UsageError if this is an array and has not all of these rows.
+        Both fans are `dim`, for who looks a row up sees nothing of the others. `fill` draws, here or as `optim.drawing` does.
+        Raises UsageError if this is an array and has not all of these rows.
         """
-        ids, (count, dim) = np.asarray(ids, np.int64), shape
+        ids = np.asarray(ids, np.int64)
         if self.kind == "constant":
             return np.full((len(ids), dim), self.a, dtype)
         if self.values is not None:
@@ -82,7 +82,7 @@ class Init:
             some: Array = self.values[ids].astype(dtype)
             return some
         draw = np.dtype(np.float64 if dtype == np.float64 else np.float32)  # as in a block
-        law = self._bounds((dim if count is None else count, dim))
+        law = self._bounds((dim, dim))
         out = np.empty((len(ids), dim), draw)
         fill(out, ids, seed=self.seed if self.seed is not None else seed, stream=zlib.crc32(name.encode()), law=law)
         return out.astype(dtype, copy=False)
@@ -154,12 +154,12 @@ def normal(stddev: float = 0.05, *, seed: int | None = None) -> Init:
 
 
 def xavier(*, seed: int | None = None) -> Init:
-    """Uniform on +-sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio, AISTATS 2010, eq. 16)."""
+    """Uniform on +-sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio, AISTATS 2010, eq. 16); in tables of rows both fans are dim."""
     return Init("xavier", seed=_seed(seed, "xavier"))
 
 
 def he(*, seed: int | None = None) -> Init:
-    """Normal with sigma = sqrt(2 / fan_in) (He et al., ICCV 2015, eq. 10)."""
+    """Normal with sigma = sqrt(2 / fan_in) (He et al., ICCV 2015, eq. 10); in tables of rows fan_in is dim."""
     return Init("he", seed=_seed(seed, "he"))
 
 

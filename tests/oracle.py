@@ -100,7 +100,7 @@ class NaiveRows:
         """Values of one row, (dim,)."""
         if number not in self.rows:
             table = self.table
-            self.rows[number] = table.init.rows(table.name, table.shape, table.np_dtype, seed=self.seed, ids=np.array([number]))[0]
+            self.rows[number] = table.init.rows(table.name, table.dim, table.np_dtype, seed=self.seed, ids=np.array([number]))[0]
             width = {s: 1 if s in table.optimizer.row_slots else table.dim for s in table.optimizer.slots}
             self.slots[number] = [np.full(width[s], table.optimizer.initial(s), table.np_dtype) for s in table.optimizer.slots]
             self.folds[number] = 0

@@ -115,7 +115,7 @@ class RowTable:
     def _initial(self, ids: Array) -> Array:
         """Initial values of rows, (n, dim)."""
         table = self.table
-        return table.init.rows(table.name, (table.rows, table.dim), table.np_dtype, seed=self._seed, ids=ids, fill=self._draw)
+        return table.init.rows(table.name, table.dim, table.np_dtype, seed=self._seed, ids=ids, fill=self._draw)
 
     def _restore(self, piece: RowPiece, clock: int) -> None:
         """Take from a piece of a checkpoint of this clock what belongs here."""
