@@ -188,6 +188,8 @@ class Saved:
         They are counted as in `array`. Opens only the shards that hold them; blocks are read whole.
         """
         saved = self._of(table, rows=True)
+        if array not in saved.arrays:
+            raise CheckpointError(f"{self.path}: table '{table}' has no array '{array}'; there are: {', '.join(saved.arrays)}")
         if not 0 <= start <= stop <= saved.units:
             raise CheckpointError(f"{self.path}: table '{table}' has {saved.units} rows, not {start}:{stop}")
         out = np.empty((stop - start, *saved.trail(array)), LOGICAL[saved.arrays[array]])

@@ -44,12 +44,12 @@ def run_alone(job: Job) -> list[Any]:
     worker = make_worker(job, transport, plan, 0, job.clocks(plan, restored)[0], pick_device(job.device, 0),
                          traces[-1] if traces else None)
     with job.around("worker", 0, 0):
-        result = job.work(worker)
+        result = encode(job.work(worker), "result of worker 0")
     worker._end()
     for _ in range(1000):
         transport.poll()
         if all(node.finished for node in nodes):
             if job.trace:
                 write(job.trace, (trace.part(number, traces[0].begin) for number, trace in enumerate(traces)))
-            return [decode(encode(result, "result of worker 0"))]
+            return [decode(result)]
     raise WaitTimeout("the servers do not come to an end though the worker has")

@@ -49,7 +49,8 @@ def flat(device: Device | None, table: Table, gradient: Any) -> Array:
         return device.fetch(table, gradient)
     if isinstance(gradient, np.generic):
         gradient = np.asarray(gradient)  # the gradient of a 0-d table
-    if not isinstance(gradient, np.ndarray) or gradient.shape != table.shape or gradient.dtype != table.np_dtype:
+    if (not isinstance(gradient, np.ndarray) or isinstance(gradient, np.ma.MaskedArray)  # whose mask would be lost
+            or gradient.shape != table.shape or gradient.dtype != table.np_dtype):
         raise UsageError(f"table '{table.name}': a push takes an array of shape {table.shape} and dtype {table.dtype}, "
                          f"not {seen(gradient)}")
     return np.ascontiguousarray(gradient).reshape(-1)
@@ -64,5 +65,5 @@ def seen(value: Any) -> str:
     shape, kind = getattr(value, "shape", None), type(value)
     if shape is None:
         return f"{kind.__name__} {value!r:.40}"
-    other = "" if isinstance(value, np.ndarray) else f"{kind.__module__.partition('.')[0]}.{kind.__name__} "  # such as torch.Tensor
+    other = "" if kind is np.ndarray else f"{kind.__module__.partition('.')[0]}.{kind.__name__} "  # such as torch.Tensor
     return f"{other}{tuple(shape)} of {getattr(value, 'dtype', None)}"

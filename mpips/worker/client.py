@@ -192,7 +192,6 @@ class Client:
         ...     loss = float(((x @ w - y) ** 2).mean())
         """
         state = self._dense(table, "view()")
-        self._link.boundary()
         return View(self._link, state)
 
     def span(self, name: str) -> AbstractContextManager[None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
-from mpips.errors import UsageError
+from mpips.errors import ProtocolError, UsageError
 from mpips.worker.contribution import AnyPush
 from mpips.worker.pull import Pull
 
@@ -22,7 +22,7 @@ class PullHandle(Generic[T]):
         self._pull.advance()
 
     def test(self) -> bool:
-        """Whether the values are here."""
+        """Whether the values are here; reads what is. It may wait for a moment where servers fold a table without pause."""
         self._pull.poll()
         return self._pull.advance()
 
@@ -55,17 +55,24 @@ class PushHandle:
     def test(self, applied: bool = False) -> bool:
         """Whether it is committed, or with `applied` published by every server."""
         if self._push is None:
-            return True
+            return not applied
         self._push.poll()
         return self._push.advance() and (not applied or self._push.applied())
 
     def wait(self, applied: bool = False) -> None:
-        """Wait until it is committed, or with `applied` until every server has published it."""
-        if self._push is not None:
+        """Wait until it is committed, or with `applied` until every server has published it.
+
+        Raises:
+            ProtocolError: with `applied`, where that could wait for this worker itself: a push with more=True, which travels with
+                the next one; before `clock()` where combine="node", or the table is one of rows with staleness 0.
+        """
+        if self._push is None:
             if applied:
-                self._push.wait_applied()
-            else:
-                self._push.wait()
+                raise ProtocolError("wait(applied=True) of a push with more=True: it travels with the next push without")
+        elif applied:
+            self._push.wait_applied()
+        else:
+            self._push.wait()
 
 
 class SaveHandle:

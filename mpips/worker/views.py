@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 
 import numpy as np
@@ -30,6 +31,7 @@ class View:
 
     def __enter__(self) -> Array:
         state, link = self._state, self._link
+        link.boundary()
         values = None
         if state.table.staleness == 0 and not link.reader:
             pull = Pull(link, link.group((state.table.name,)), [])
@@ -77,14 +79,17 @@ class Gradients:
     `with` gives the array, undefined at first; `zero_copy` says whether it is the mailbox's own memory, or what the node shares.
     """
 
-    def __init__(self, link: Link, state: TableState, neighbours: Neighbours | None = None) -> None:
+    def __init__(self, link: Link, state: TableState, settle: Callable[[], None], neighbours: Neighbours | None = None) -> None:
         self._link = link
         self._state = state
+        self._settle = settle  # commits the pushes that were begun before
         self._neighbours = neighbours
         self.zero_copy = False
 
     def __enter__(self) -> Array:
         link, state = self._link, self._state
+        link.boundary()
+        self._settle()
         group = link.group((state.table.name,))
         check_open(link, group)
         whole = whole_on_node(link, state) if not link.plan.rings else None

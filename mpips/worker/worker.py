@@ -246,9 +246,7 @@ class Worker(Client):
         state = self._dense(table, "gradients()")
         if table in self._sums:
             raise UsageError(f"table '{table}': gradients() after push(more=True); the last push must be without more")
-        self._link.boundary()
-        self._settle()
-        return Gradients(self._link, state, self._neighbours)
+        return Gradients(self._link, state, self._settle, self._neighbours)
 
     def clock(self) -> int:
         """End this worker's step and return the new clock.

@@ -122,6 +122,8 @@ def test_dense_tables_and_rows_live_together(tmp_path: Path) -> None:
                 saved.ids("x")
             with pytest.raises(CheckpointError, match="table 'user' has 20 rows, not 3:21"):
                 saved.part("user", "value", 3, 21)
+            with pytest.raises(CheckpointError, match="table 'user' has no array 'slots/nope'; there are: "):
+                saved.part("user", "slots/nope", 3, 4)
 
 
 def test_files_say_the_least_version_that_they_need(tmp_path: Path) -> None:

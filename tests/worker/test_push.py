@@ -11,7 +11,7 @@ import pytest
 
 import mpips
 from mpips import Dense, Rows, optim
-from mpips.errors import NonFiniteGradient
+from mpips.errors import NonFiniteGradient, ProtocolError, UsageError
 from mpips.transport import plan
 from mpips.worker import Worker
 from mpips.worker.push import FEW, finite
@@ -71,3 +71,31 @@ def test_a_sum_outlasts_an_earlier_push_that_is_refused(rows: list[int] | None) 
         return float(ps.pull("t")[0, 0])
 
     assert mpips.run(work, tables, device="cpu") == [2.0]
+
+
+def test_a_gradient_in_place_begins_when_its_block_does() -> None:
+    """And not when `gradients` is called: what is begun between the two comes before it."""
+    def work(ps: Worker) -> float:
+        inside = ps.gradients("w")
+        for _ in range(3):  # the last of them finds no half free, in one process, until the server runs
+            ps.ipush("w", np.ones(1, np.float32))
+        with inside as gradient:
+            gradient[...] = 10
+        ps.clock()
+        return float(ps.pull("w")[0])
+
+    assert mpips.run(work, [Dense("w", (1,), optim.Add(), staleness=None)], device="cpu") == [13.0]
+
+
+def test_what_is_added_up_is_not_applied() -> None:
+    def work(ps: Worker) -> None:
+        handle = ps.ipush("w", np.ones(1, np.float32), more=True)
+        handle.wait()
+        assert (handle.test(), handle.test(applied=True)) == (True, False)
+        with pytest.raises(ProtocolError, match="more=True"):
+            handle.wait(applied=True)
+        with pytest.raises(UsageError, match="MaskedArray"):
+            ps.push("w", np.ma.masked_array(np.ones(1, np.float32), [True]))
+        ps.push("w", np.ones(1, np.float32))
+
+    mpips.run(work, [Dense("w", (1,), optim.Add())], device="cpu")
