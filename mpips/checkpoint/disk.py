@@ -2,6 +2,10 @@
 
 A process killed at any moment leaves a file of a temporary name, never half a file of a final one. The generators yield
 while the disk works.
+
+Two jobs with one directory, or the ranks of a node that was given up beside the job that began again, would write files of the same
+names. So a job that begins leaves its token in `.owner`, and who finds another one there gives no file its name any more: the job
+that began last goes on.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from mpips.errors import MpipsError
 
 POLL = 0.001  # seconds between two looks at a running fsync
 IDLE = 3600.0  # seconds without a write after which a file of unknown owner is a leftover
+OWNER = ".owner"
 _TEMPORARY = re.compile(r".+\.tmp\.(?P<job>[\w-]+)\.(?P<restart>\d+)\.(?P<pid>\d+)")
 
 
@@ -30,6 +35,7 @@ class Life:
 
     job: str = "local"
     restart: int = 0
+    token: str = ""  # of this start alone, the same on all ranks; without one nobody is kept out
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Life:
@@ -41,6 +47,24 @@ class Life:
     def temporary(self, final: Path) -> Path:
         """Name under which this process writes `final`."""
         return final.with_name(f"{final.name}.tmp.{self.job}.{self.restart}.{os.getpid()}")
+
+    def claim(self, directory: Path) -> None:
+        """Take a directory of checkpoints over from whoever writes there."""
+        if not self.token:
+            return
+        with replacing(directory / OWNER, self) as path:
+            path.write_text(f"{self.token}\njob {self.job}, restart {self.restart}, on {socket.gethostname()}\n")
+            path.replace(directory / OWNER)
+
+    def check(self, directory: Path) -> None:
+        """Raise MpipsError if another job has taken the directory over."""
+        try:
+            token, _, who = (directory / OWNER).read_text().partition("\n") if self.token else ("", "", "")
+        except FileNotFoundError:
+            return  # somebody has tidied up
+        if token != self.token:
+            raise MpipsError(f"checkpoint directory {directory}: another job ({who.strip()}) has begun to write there since; this "
+                             "one ends, or each would damage what the other writes")
 
     def outlived(self, path: Path) -> bool:
         """Whether `path` is certainly nobody's: of an earlier life of this job, or not written for `IDLE`."""
@@ -69,6 +93,8 @@ def replacing(final: Path, life: Life) -> Iterator[Path]:
     try:
         yield path
     except (OSError, RuntimeError) as error:  # HDF5 cannot close what it could not write, which is a RuntimeError
+        if final.name != OWNER:  # who takes a directory over removes what the one before has not finished
+            life.check(final.parent.parent)
         first = error.__context__ if isinstance(error.__context__, OSError) else error
         number = getattr(first, "errno", None)
         what = os.strerror(number) if number else " ".join(str(first).split())
@@ -77,8 +103,8 @@ def replacing(final: Path, life: Life) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
-def commit(temporary: Path, final: Path) -> Iterator[None]:
-    """Bring a closed file to disk, then give it its name for good.
+def commit(temporary: Path, final: Path, life: Life) -> Iterator[None]:
+    """Bring a closed file of a checkpoint to disk, then give it its name for good.
 
     The fsync runs in a thread, because it takes about half a second for 1 GiB and a server must not stand still.
     """
@@ -91,6 +117,7 @@ def commit(temporary: Path, final: Path) -> Iterator[None]:
             running.result()
     finally:
         os.close(fd)
+    life.check(final.parent.parent)
     temporary.replace(final)
     sync_directory(final.parent)
 

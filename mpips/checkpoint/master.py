@@ -95,7 +95,7 @@ def write_master(step: Path, clock: int, shards: Sequence[Shard], tables: Sequen
                         out.write(h5s.ALL, h5s.ALL, _scalar(step, files, table, name))
                 yield
         raw = path.read_bytes()
-        yield from commit(path, step / MASTER)
+        yield from commit(path, step / MASTER, life)
     return Master(bytes=len(raw), crc32=zlib.crc32(raw))
 
 

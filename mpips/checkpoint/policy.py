@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +22,8 @@ class Checkpoints:
     """Settings of a run's checkpoints.
 
     Args:
-        directory: holds one directory for each checkpoint, `step-00000100`; on several nodes it must be shared by all. One job at
-            a time writes to it.
+        directory: holds one directory for each checkpoint, `step-00000100`; on several nodes it must be shared by all. A job
+            that begins there ends one that still writes there.
         every: clocks between two checkpoints; None writes them only at the end and when a worker calls `save()`.
         keep_last: how many complete ones remain; None keeps all.
         at_end: write one when the last worker has ended.
@@ -110,22 +110,25 @@ class Checkpoints:
 
         return Saved(path)
 
-    def bind(self, *, seed: int, meta: Any = None, mpi: str = "", clean: bool = True) -> DirectorySaver:
+    def bind(self, *, seed: int, meta: Any = None, mpi: str = "", clean: bool = True, token: str = "") -> DirectorySaver:
         """Return what a server writes with: an `mpips.server.saving.Saver`.
 
         Args:
             seed: of the run.
             meta: JSON values kept in the manifest, such as model and configuration.
             mpi: version text of the MPI library, kept in the manifest.
-            clean: remove the leftovers of killed lives. Bind before the ranks meet in their first collective call, when
-                no other rank is writing yet.
+            clean: take the directory over from any job that still writes there, and remove the leftovers of killed lives. Bind
+                before the ranks meet in their first collective call, when no other rank is writing yet.
+            token: of this start of the job, the same on all its ranks and no other's.
 
         Raises:
             UsageError: `meta` is not made of JSON values.
         """
+        from mpips.checkpoint.disk import Life
         from mpips.checkpoint.saver import DirectorySaver, json_values
 
-        saver = DirectorySaver(self.path, keep_last=self.keep_last, seed=int(seed), meta=json_values(meta), mpi=mpi)
+        saver = DirectorySaver(self.path, keep_last=self.keep_last, seed=int(seed), meta=json_values(meta), mpi=mpi,
+                               life=replace(Life.of(os.environ), token=token))
         if clean:
             saver.clean()
         return saver

@@ -64,7 +64,8 @@ class DirectorySaver:
                            seed=self.seed, meta=self.meta, mpi=self.mpi, keep_last=self.keep_last)
 
     def clean(self) -> None:
-        """Remove what killed lives left behind; call it before any rank writes."""
+        """Take the directory over and remove what killed lives left behind; call it before any rank writes."""
+        self.life.claim(self.directory)
         clean(self.directory, self.life)
 
     def _next(self, clock: int) -> int:

@@ -21,7 +21,7 @@ def write_manifest(step: Path, manifest: Manifest, life: Life) -> Iterator[None]
     """Write `manifest.json`, by which a checkpoint becomes complete, or another one than it was."""
     with replacing(step / MANIFEST, life) as path:
         path.write_bytes(encode(manifest))
-        yield from commit(path, step / MANIFEST)
+        yield from commit(path, step / MANIFEST, life)
 
 
 def settle(step: Path, manifest: Manifest) -> Iterator[None]:

@@ -58,6 +58,7 @@ def write_shard(directory: Path, cut: Cut, server: int, servers: int, pieces: Se
         by_table.setdefault(piece.table.name, []).append(piece)
     tables: dict[str, ShardTable] = {}
     with replacing(final, life) as path:
+        life.check(directory)
         step.mkdir(parents=True, exist_ok=True)
         sync_directory(directory)
         final.unlink(missing_ok=True)  # of an earlier life, named by no manifest: nobody shall take it for the new one
@@ -71,7 +72,7 @@ def write_shard(directory: Path, cut: Cut, server: int, servers: int, pieces: Se
             raw = encode(ShardIndex(version=version_of(tables.values()), clocks=list(cut.clocks), server=server, servers=servers,
                                     job=Job(id=life.job, restart=life.restart), tables=tables))
             file.create_dataset(INDEX, data=np.array(raw, h5py.string_dtype("utf-8", len(raw))))
-        yield from commit(path, final)
+        yield from commit(path, final, life)
 
 
 def _write_blocks(file: Any, name: str, pieces: Sequence[Piece]) -> Generator[None, None, ShardTable]:

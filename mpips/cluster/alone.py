@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from secrets import token_hex
 from typing import Any
 
 from mpips.arrays import pick_device
@@ -38,7 +39,8 @@ def run_alone(job: Job) -> list[Any]:
     transport = Local([m.size for m in plan.maps])
     # Each server, and the worker, may come to know later tables at its own time, so each has its own plan.
     traces = [Trace(name) for name in (*(f"server {index}" for index in range(servers)), "worker 0")] if job.trace else []
-    nodes = [job.server(transport, plan_of(job, servers, 1, 0), index, restored, trace=traces[index] if traces else None)
+    token = token_hex()
+    nodes = [job.server(transport, plan_of(job, servers, 1, 0), index, restored, "", traces[index] if traces else None, token)
              for index in range(servers)]
     transport.steps = [node.step for node in nodes]
     worker = make_worker(job, transport, plan, 0, job.clocks(plan, restored)[0], pick_device(job.device, 0),

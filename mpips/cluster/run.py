@@ -49,7 +49,7 @@ class CheckpointPolicy(Protocol):
     def at(self, path: Path) -> Restored:
         """Open the checkpoint that another rank has found."""
 
-    def bind(self, *, seed: int, meta: Any = None, mpi: str = "", clean: bool = True) -> Saver:
+    def bind(self, *, seed: int, meta: Any = None, mpi: str = "", clean: bool = True, token: str = "") -> Saver:
         """Return what writes checkpoints for this run."""
 
 
@@ -88,10 +88,10 @@ class Job:
         return {name: json.dumps(fact, sort_keys=True) for name, fact in facts.items()}
 
     def server(self, transport: Any, plan: Plan, index: int, restored: Restored | None, mpi: str = "",
-               trace: Trace | None = None) -> Server:
-        """Make server number `index`."""
+               trace: Trace | None = None, token: str = "") -> Server:
+        """Make server number `index`; `token` is this run's alone."""
         policy, threads = self.checkpoint, threads_of(self.threads)
-        saver = policy.bind(seed=self.seed, meta=self.meta, mpi=mpi, clean=index == 0) if policy else None
+        saver = policy.bind(seed=self.seed, meta=self.meta, mpi=mpi, clean=index == 0, token=token) if policy else None
         spread_out(threads)
         return Server(transport, plan, index, seed=self.seed, engine=self.fold, threads=threads,
                       clocks=self.clocks(plan, restored), saver=saver, every=policy.every if policy else None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -81,7 +82,8 @@ def _together(job: Job, world: MPI.Intracomm, deadline: abort.Deadline) -> list[
     abort.settle(comm, problem, limit)
     agree(comm, {**job.facts(), "layout": plan.layout.digest()}, limit)
     deadline("the other ranks, to make the windows", limit)
-    clocks = comm.bcast(job.clocks(plan, restored) if rank == roles.servers[0] else None, root=roles.servers[0])
+    begin = (job.clocks(plan, restored), token_hex()) if rank == roles.servers[0] else None
+    clocks, token = comm.bcast(begin, root=roles.servers[0])
 
     node = MPI.Intracomm(comm.Split(rank if job.nodes == "single" else nodes[rank], rank))
     transport = Rma(comm, node, list(roles.servers), plan.words, [m.size for m in plan.maps], spread)
@@ -93,7 +95,7 @@ def _together(job: Job, world: MPI.Intracomm, deadline: abort.Deadline) -> list[
     deadline.over()
     server = None
     if kind == "server":
-        server = job.server(transport, plan, index, restored, MPI.Get_library_version().splitlines()[0], trace)
+        server = job.server(transport, plan, index, restored, MPI.Get_library_version().splitlines()[0], trace, token)
         transport.sync()
     meet(comm, np.zeros(1, np.uint8), max(limit, FILL))  # nobody looks at a window before its server has filled it
     abort.describe(lambda: f"{kind} {index}")

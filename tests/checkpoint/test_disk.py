@@ -45,7 +45,7 @@ def test_a_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
     final = tmp_path / "model.h5"
     with replacing(final, Life()) as path:
         path.write_bytes(b"new")
-        steps = commit(path, final)
+        steps = commit(path, final, Life())
         assert not final.exists()
         for _ in steps:
             pass

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from runpy import run_path
 from types import SimpleNamespace
@@ -80,6 +81,25 @@ def test_killed_anywhere_it_is_complete_or_not_there(tmp_path: Path) -> None:
     assert not complete[0]  # step k is not the same moment in every run: fsync takes as many polls as it takes
     assert complete.count(False) > 5
     assert complete[-1]
+
+
+@pytest.mark.parametrize("at", range(0, 60, 3))
+def test_who_begins_last_keeps_the_directory(tmp_path: Path, at: int) -> None:
+    """Ranks of a lost node write the same clock as the job that was started in their place: theirs is never seen again."""
+    lives = [Life("7", restart, f"token {restart}") for restart in (0, 1)]
+    old, new = (DirectorySaver(tmp_path, life=life, mpi="none", keep_last=None) for life in lives)
+    old.clean()
+    writing = making.saving(old, CUT, 2, TABLES, making.truth(TABLES, 0))
+    if sum(1 for _ in islice(writing, at)) < at:
+        return  # done before
+    new.clean()
+    again = making.saving(new, CUT, 2, TABLES, making.truth(TABLES, 1))
+    with pytest.raises(MpipsError, match=r"another job \(job 7, restart 1, on .*\) has begun to write there"):
+        list(zip(writing, again, strict=False))
+    list(again)
+    step = tmp_path / "step-00000007"
+    assert verify(step).ok
+    assert holds(Saved(step), 1)
 
 
 def test_killed_anywhere_while_replacing_one_of_both_is_whole(tmp_path: Path) -> None:
