@@ -50,6 +50,7 @@ PACKAGE = Path(__file__).resolve().parent.parent
 INTERRUPTED = 130
 FIRST_SPEAKS = 3.0  # seconds in which rank 0 ends the job after an error that all ranks raise
 DRAIN = 1.0  # seconds that a launcher has to read what was written before the job ends
+REASON = 500  # characters of an exception in the first line: the traceback after it may be long
 TEXT = 4096  # bytes of a message that is passed to all ranks
 
 
@@ -247,7 +248,7 @@ def exit_code(error: BaseException) -> int:
 
 def message(error: BaseException, trace: TracebackType | None, *, who: str, rank: int, size: int, thread: str = "",
             code: int = FAILED) -> str:
-    """Return what is printed: one line for what the user did, else a line and the whole traceback, outer frames too."""
+    """Return what is printed: one line for what the user did, else a line with the reason and the traceback, outer frames too."""
     who = f"{who}, " if who else ""
     place = where(trace)
     at = f", {place}" if place else ""
@@ -265,7 +266,8 @@ def message(error: BaseException, trace: TracebackType | None, *, who: str, rank
         outer = traceback.extract_stack(trace.tb_frame.f_back)
         text.stack = traceback.StackSummary.from_list([*outer, *text.stack])
     inside = f" in thread {thread}" if thread else ""
-    return f"mpips: {on} failed{inside}; the job ends with exit code {code}\n{''.join(text.format())}"
+    reason = " ".join("".join(text.format_exception_only()).split())[:REASON]
+    return f"mpips: {on} failed{inside}; the job ends with exit code {code}: {reason}\n{''.join(text.format())}"
 
 
 def where(trace: TracebackType | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -265,4 +266,5 @@ def restore(job: Job) -> Restored | None:
     restored = job.checkpoint.restore()
     if restored is not None:
         restored.check(job.tables, more=job.reserve > 0, seed=job.seed)  # tables that were created later are created again
+        print(f"mpips: resumed from {restored.path}, clock {max(restored.clocks)}", file=sys.stderr, flush=True)
     return restored
