@@ -164,7 +164,7 @@ class Dense(Table):
         combine: "sum" or "mean" of the workers' gradients. With staleness 0 those of one clock are combined; otherwise every push
             is an update of its own, and "mean" divides it by the number of workers, so that a learning rate means the same.
         nonfinite: what to do with a gradient that has NaN or Inf: "raise" `NonFiniteGradient`, "skip" that push and count it, or
-            "allow" it. "allow" does not check, which makes a large push up to a third faster.
+            "allow" it. "allow" does not check, which saves up to a third of a large push.
         master: whether a float16 or bfloat16 table keeps a float32 copy that the optimizer updates.
 
     Raises UsageError, which names the table, for any value that makes no sense.
