@@ -28,6 +28,7 @@ from mpips.table import Dense, Rows
 if TYPE_CHECKING:
     from mpips import models, nn, optim, train
     from mpips.checkpoint import Checkpoints
+    from mpips.checkpoint.read import Saved
     from mpips.cluster.run import run
     from mpips.train.fit import fit
     from mpips.worker import Reader, Worker
@@ -37,13 +38,14 @@ __version__ = "0.1.0"
 early.install()
 
 __all__ = [
-    "Checkpoints", "Dense", "Reader", "Rows", "Worker", "__version__", "errors", "fit", "init", "models", "nn", "optim", "run",
-    "train",
+    "Checkpoints", "Dense", "Reader", "Rows", "Saved", "Worker", "__version__", "errors", "fit", "init", "models", "nn", "optim",
+    "run", "train",
 ]
 
 _LATER = {  # name -> module it is found in, imported when it is first asked for
     "Checkpoints": "mpips.checkpoint",
     "Reader": "mpips.worker",
+    "Saved": "mpips.checkpoint.read",
     "Worker": "mpips.worker",
     "fit": "mpips.train.fit",
     "run": "mpips.cluster.run",

@@ -76,6 +76,10 @@ class Saved:
 
     Raises:
         CheckpointError: not there, not complete, or a shard is missing, too short, or lacks arrays of the manifest.
+
+    >>> with mpips.Saved("runs/digits/step-00000460") as saved:                       # doctest: +SKIP
+    ...     saved.clock, saved.array("out.w").shape
+    (460, (64, 10))
     """
 
     def __init__(self, path: str | os.PathLike[str], *, structure: bool = True) -> None:
