@@ -36,10 +36,6 @@ class Job:
     ready: set[int] = field(default_factory=set)  # slots of blocks that are computed already, see `ahead`
     summed: bool = False  # whether the gradients have been added up already, see `rings`
 
-    def __lt__(self, other: Job) -> bool:
-        """Older clocks first; then the tables that were declared first, for a network's forward pass begins with them."""
-        return (self.clock, self.tables[0]) < (other.clock, other.tables[0])
-
 
 def fold_span(transport: Transport, store: Store, job: Job) -> int:
     """Fold the next span of `job` and publish it; return its bytes."""

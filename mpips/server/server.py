@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from heapq import heappop, heappush
 
+from mpips.server.agenda import Agenda
 from mpips.server.ahead import Ahead
 from mpips.server.catalogue import Catalogue
 from mpips.server.cohorts import Cohort, Push
@@ -49,7 +49,7 @@ class Server:
         self._rings = Rings(transport, plan, self._store, self._mail) if plan.rings else None
         self._rows = RowFolds(transport, plan, self._store) if plan.words.logs else None
         self._restored = restored  # kept open for tables that are created later: by then it may have been removed
-        self._jobs: list[Job] = []  # a heap
+        self._jobs = Agenda()
         self._held: dict[int, tuple[int, int]] = {}  # client -> its HOLD word, table
         self._freed: list[int] = []  # tables that were held until now
         self._barrier = -1
@@ -180,7 +180,7 @@ class Server:
         if not all([p.void for p in job.pushes]):  # a clock in which every push was void changes nothing
             job.todo = self._spans(cohort, job.ready)
         cohort.job = job
-        heappush(self._jobs, job)
+        self._jobs.add(job)
 
     def _spans(self, cohort: Cohort, ready: set[int]) -> list[Span]:
         """What a fold of a cohort has to do, from the end; the blocks in `ready` have only to be published, and come first."""
@@ -232,20 +232,21 @@ class Server:
         return pushes if clock < self._cuts.limit else []
 
     def _work(self) -> bool:
-        """Fold spans of the running jobs, the first of them first, until a slice is done."""
+        """Fold spans of the running jobs, see `agenda`, until a slice is done."""
         if not self._jobs:
             return False
         left, ended = SLICE, []
         while self._jobs and left > 0:
-            job = self._jobs[0]
+            job = self._jobs.first()
             if job.todo:
                 if job.cohorts[0].rows:
                     assert self._rows is not None
                     left -= self._rows.fold(job) + CALL
                 else:
                     left -= fold_span(self._transport, self._store, job) + CALL
+            self._jobs.done(ended=not job.todo)
             if not job.todo:
-                ended.append(heappop(self._jobs))
+                ended.append(job)
         if ended:
             self._end(ended)
         return True
