@@ -47,15 +47,16 @@ class PullHandle(Generic[T]):
 class PushHandle:
     """A push under way; the caller's arrays are its own again when it is committed."""
 
-    def __init__(self, push: AnyPush | None) -> None:
-        self._push = push  # None: it was only added up, nothing travels yet
+    def __init__(self, push: AnyPush | None, *, later: bool = False) -> None:
+        self._push = push  # None where nothing travels: it was of no tables,
+        self._later = later  # or with more=True, and is part of the next push without
         if push is not None:
             push.advance()
 
     def test(self, applied: bool = False) -> bool:
         """Whether it is committed, or with `applied` published by every server."""
         if self._push is None:
-            return not applied
+            return not (applied and self._later)
         self._push.poll()
         return self._push.advance() and (not applied or self._push.applied())
 
@@ -63,16 +64,16 @@ class PushHandle:
         """Wait until it is committed, or with `applied` until every server has published it.
 
         Raises:
-            ProtocolError: with `applied`, where that could wait for this worker itself: a push with more=True, which travels with
+            ProtocolError: with `applied`, where that could wait for this worker itself: a push with more=True, which is part of
                 the next one; before `clock()` where combine="node", or the table is one of rows with staleness 0.
         """
-        if self._push is None:
+        if applied and self._later:
+            raise ProtocolError("wait(applied=True) of a push with more=True: it is part of the next push without")
+        if self._push is not None:
             if applied:
-                raise ProtocolError("wait(applied=True) of a push with more=True: it travels with the next push without")
-        elif applied:
-            self._push.wait_applied()
-        else:
-            self._push.wait()
+                self._push.wait_applied()
+            else:
+                self._push.wait()
 
 
 class SaveHandle:

@@ -132,7 +132,7 @@ class Worker(Client):
         if more or self._sums:
             flats = [self._add_up(state.table, one, more) for state, one in zip(states, flats, strict=True)]
         if more or not states:
-            return PushHandle(None)
+            return PushHandle(None, later=more)
         return self._sent(begin_push(self._link, self._neighbours, group, flats))
 
     def _sent(self, push: AnyPush) -> PushHandle:
@@ -156,7 +156,7 @@ class Worker(Client):
         ids = ids.reshape(-1)
         if more:
             self._row_sums.setdefault(name, []).append((ids, values.copy()))  # the ids are a copy already
-            return PushHandle(None)
+            return PushHandle(None, later=True)
         self._settle()  # it may raise: before a sum is taken
         if parts := self._row_sums.pop(name, []):
             parts.append((ids, values))
