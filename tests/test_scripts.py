@@ -65,15 +65,15 @@ def test_digits_toml_is_the_same_training_as_digits_py() -> None:
 
 
 def test_word2vec_tells_neighbours_from_others(tmp_path: Path) -> None:
-    options = ("--epochs", "4", "--dim", "16", "--lr", "0.2", "--checkpoint", "there", "--staleness", "2")
+    options = ("--epochs", "8", "--dim", "16", "--lr", "0.2", "--checkpoint", "there", "--staleness", "2")
     done = script("word2vec.py", 3, tmp_path, *options)
     losses = [float(line.split()[3]) for line in done.out.splitlines() if line.startswith("epoch")]
-    assert len(losses) == 4
+    assert len(losses) == 8
     assert losses[-1] < 0.9 * losses[0]
     found = re.search(r"told from others (\S+), by frequency (\S+)$", done.out, re.M)
     assert found
     right, by_frequency = map(float, found.groups())
-    assert right > by_frequency + 0.05  # 0.08 where nobody waits; less the staler the machine's load makes them
+    assert right > by_frequency + 0.08
     assert re.search(r"^exception: \w+ \w+", done.out, re.M)
     again = script("word2vec.py", 3, tmp_path, *options)
     assert "epoch" not in again.out, "it goes on from the checkpoint, at the end"

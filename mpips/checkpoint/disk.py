@@ -58,8 +58,10 @@ class Life:
 
     def check(self, directory: Path) -> None:
         """Raise MpipsError if another job has taken the directory over."""
+        if not self.token:
+            return
         try:
-            token, _, who = (directory / OWNER).read_text().partition("\n") if self.token else ("", "", "")
+            token, _, who = (directory / OWNER).read_text().partition("\n")
         except FileNotFoundError:
             return  # somebody has tidied up
         if token != self.token:

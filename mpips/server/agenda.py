@@ -22,7 +22,7 @@ class Agenda:
         self._added = 0
 
     def __len__(self) -> int:
-        return len(self._ordered) + len(self._turns) - (None in self._turns)
+        return len(self._ordered) + len(self._turns) - bool(self._ordered)
 
     def add(self, job: Job) -> None:
         """Take in a fold that begins."""
