@@ -16,6 +16,8 @@ one complete event ("ph": "X") for each span. Times are microseconds on one cloc
 | publish    | server   | publishing a block that was folded ahead                                                        |
 | checkpoint | server   | one slice of writing a shard, or of completing the checkpoint                                   |
 
+What goes on beside a worker's compute (`mpips.worker.background`) has a line of its own.
+
 `with ps.span(name):` adds spans of one's own. All are kept in memory and written when the job has come to its end: one that fails
 leaves no trace.
 """
@@ -24,6 +26,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -56,7 +59,8 @@ class Trace:
         self.limit = limit
         self.dropped = 0
         self.begin = time.perf_counter()
-        self.spans: list[tuple[str, float, float, int, str, int, int]] = []
+        self.spans: list[tuple[str, float, float, int, str, int, int, int]] = []
+        self._thread = threading.get_ident()
 
     def add(self, name: str, begin: float, *, clock: int = -1, what: str = "", block: int = -1, blocks: int = 1) -> None:
         """Add a span that ends now.
@@ -67,7 +71,8 @@ class Trace:
                 from there on if they are more than one.
         """
         if len(self.spans) < self.limit:
-            self.spans.append((name, begin, time.perf_counter(), clock, what, block, blocks))
+            beside = int(threading.get_ident() != self._thread)
+            self.spans.append((name, begin, time.perf_counter(), clock, what, block, blocks, beside))
         else:
             self.dropped += 1
 
@@ -87,17 +92,19 @@ class Trace:
         labels += [f"{self.dropped} later spans left out"] if self.dropped else []
         lines = [_meta(number, "process_name", name=self.name), _meta(number, "process_sort_index", sort_index=number),
                  _meta(number, "thread_name", name=self.name)]
+        if any(span[-1] for span in self.spans):
+            lines.append(_meta(number, "thread_name", tid=1, name=f"{self.name}, background"))
         if labels:
             lines.append(_meta(number, "process_labels", labels=", ".join(labels)))
 
         def at(here: float) -> int:
             return round((here + first.offset + slope * (here - first.here) - zero) * 1e9)
 
-        for name, begin, end, clock, what, block, blocks in sorted(self.spans, key=lambda span: (span[1], -span[2])):
+        for name, begin, end, clock, what, block, blocks, beside in sorted(self.spans, key=lambda span: (span[1], -span[2])):
             start = at(begin)
             found = {"clock": clock, "what": what, "block": block, "blocks": blocks if blocks > 1 else -1}
             args = {key: value for key, value in found.items() if value not in (-1, "")}
-            lines.append(json.dumps({"ph": "X", "name": name, "pid": number, "tid": 0, "ts": start / 1000,
+            lines.append(json.dumps({"ph": "X", "name": name, "pid": number, "tid": beside, "ts": start / 1000,
                                      "dur": (at(end) - start) / 1000, "args": args}))
         return ",\n".join(lines)
 
@@ -142,8 +149,8 @@ def _span(trace: Trace, name: str) -> Iterator[None]:
         trace.add(name, begin)
 
 
-def _meta(number: int, kind: str, **args: object) -> str:
-    return json.dumps({"ph": "M", "name": kind, "pid": number, "tid": 0, "args": args})
+def _meta(number: int, kind: str, tid: int = 0, **args: object) -> str:
+    return json.dumps({"ph": "M", "name": kind, "pid": number, "tid": tid, "args": args})
 
 
 def _fresh(path: str | os.PathLike[str]) -> Path:

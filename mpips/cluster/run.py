@@ -21,6 +21,7 @@ from mpips.trace import Trace, check
 from mpips.transport.plan import Plan, make_plan
 from mpips.transport.shared import Shared
 from mpips.worker import Reader, Worker
+from mpips.worker.background import Background
 from mpips.worker.device import Device
 from mpips.worker.link import Link
 from mpips.worker.neighbours import Neighbours, takes_part
@@ -240,9 +241,9 @@ def spread_out(threads: int) -> None:
 
 
 def make_worker(job: Job, transport: Any, plan: Plan, index: int, now: int, number: int | None, trace: Trace | None,
-                shared: Shared | None = None, members: Sequence[int] = ()) -> Worker:
+                shared: Shared | None = None, members: Sequence[int] = (), background: Background | None = None) -> Worker:
     """Make worker `index`, on device `number`; `shared` is the memory that it shares with the workers `members` of its node."""
-    link = Link(transport, plan, index, now, job.timeout, combines=shared is not None, trace=trace)
+    link = Link(transport, plan, index, now, job.timeout, combines=shared is not None, trace=trace, background=background)
     return Worker(link, device=Device(number) if number is not None else None, saves=job.checkpoint is not None,
                   neighbours=Neighbours(link, shared, members) if shared else None)
 

@@ -28,6 +28,7 @@ from mpips.transport.rma import Rma
 from mpips.transport.shared import Shared
 from mpips.transport.words import CLOCK, END
 from mpips.worker import Reader
+from mpips.worker.background import Background
 from mpips.worker.link import Link
 from mpips.worker.neighbours import Desk
 
@@ -165,11 +166,22 @@ def _serve(server: Server, transport: Rma, plan: Plan) -> None:
 
 def _work(job: Job, comm: MPI.Comm, roles: Roles, transport: Rma, plan: Plan, index: int, now: int,
           device: int | None, trace: Trace | None, shared: Shared | None, members: list[int]) -> list[Any] | None:
-    worker = make_worker(job, transport, plan, index, now, device, trace, shared, members)
+    background = _background(transport, plan)
+    worker = make_worker(job, transport, plan, index, now, device, trace, shared, members, background)
     abort.describe(lambda: f"worker {index}, clock {worker.now}")
     result = encode(job.work(worker), f"result of worker {index}")
     worker._end()
+    if background is not None:
+        background.close()
     return _gather(comm, roles, transport, plan, index, result, job.timeout)
+
+
+def _background(transport: Rma, plan: Plan) -> Background | None:
+    """What lets transfers go on while a client computes, if a server is elsewhere and MPI allows it."""
+    from mpi4py import MPI
+
+    far = frozenset(server for server in range(plan.servers) if not transport.near(server))
+    return Background(transport, far) if far and MPI.Query_thread() >= MPI.THREAD_SERIALIZED else None
 
 
 def _gather(comm: MPI.Comm, roles: Roles, transport: Rma, plan: Plan, index: int, mine: bytes, limit: float) -> list[Any] | None:
@@ -200,8 +212,11 @@ def _gather(comm: MPI.Comm, roles: Roles, transport: Rma, plan: Plan, index: int
 
 def _read(job: Job, transport: Rma, plan: Plan, index: int, trace: Trace | None) -> None:
     assert job.read is not None
-    link = Link(transport, plan, plan.workers + index, 0, job.timeout, trace=trace)
+    background = _background(transport, plan)
+    link = Link(transport, plan, plan.workers + index, 0, job.timeout, trace=trace, background=background)
     job.read(Reader(link))
+    if background is not None:
+        background.close()
     link.tell_all(END, 1)
 
 

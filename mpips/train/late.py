@@ -70,14 +70,21 @@ class Late(Mapping[str, Array]):
 def parts(tables: Sequence[Dense], least: int) -> list[range]:
     """Split tables, by position, into neighbours that have at least so many bytes together, the last of them maybe fewer.
 
+    A layer's tables stay together: its forward pass needs all of them.
+
     >>> from mpips import optim
     >>> parts([Dense(name, (250,), optim.SGD(lr=0.1)) for name in "abcde"], 2000)
     [range(0, 2), range(2, 4), range(4, 5)]
     """
     starts, nbytes = [0], 0
     for i, table in enumerate(tables):
-        if nbytes >= least:
+        if nbytes >= least and _layer(table) != _layer(tables[i - 1]):
             starts.append(i)
             nbytes = 0
         nbytes += table.nbytes
     return [range(start, stop) for start, stop in pairwise([*starts, len(tables)])]
+
+
+def _layer(table: Dense) -> str:
+    """What it is part of, by its name: "hidden0" of "hidden0.w" and of "hidden0.b"."""
+    return table.name.rpartition(".")[0] or table.name

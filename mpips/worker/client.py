@@ -17,6 +17,7 @@ from mpips.trace import span
 from mpips.transport.base import Array
 from mpips.transport.words import CATALOGUE_BYTES, CLOCK, CREATED, DONE, END
 from mpips.worker.arrays import deliver, target
+from mpips.worker.background import takes_turn
 from mpips.worker.contribution import AnyPush
 from mpips.worker.device import Device
 from mpips.worker.group import Group
@@ -24,6 +25,7 @@ from mpips.worker.handles import PullHandle
 from mpips.worker.link import Link, TableState
 from mpips.worker.pool import bags_of, pooled
 from mpips.worker.pull import Pull
+from mpips.worker.push import Push
 from mpips.worker.row_pull import RowPull
 from mpips.worker.rows import all_rows, ids_of, rows_table, rows_target
 from mpips.worker.views import View
@@ -42,6 +44,7 @@ class Client:
         self.role = "reader" if link.reader else "worker"
 
     @property
+    @takes_turn
     def tables(self) -> tuple[str, ...]:
         """Names of the tables."""
         self._adopt()
@@ -66,6 +69,7 @@ class Client:
         """
         return dict(self._link.stats)
 
+    @takes_turn
     def server_stats(self, table: str) -> list[dict[str, int]]:
         """Return counts about a table of rows, one dict for each server.
 
@@ -120,8 +124,9 @@ class Client:
         >>> ps.pull("user", rows=[7, 3, 7]).shape                                     # doctest: +SKIP
         (3, 32)
         """
-        return self.ipull(tables, out, rows=rows, pool=pool, offsets=offsets).wait()
+        return self._pull(tables, out, rows, pool, offsets).wait()
 
+    @takes_turn
     def ipull(self, tables: str | Sequence[str], out: Any = None, *, rows: Any = None, pool: str | None = None,
               offsets: Any = None) -> PullHandle[Any]:
         """Begin a pull; the handle's `wait()` returns what `pull` would have returned.
@@ -129,8 +134,26 @@ class Client:
         >>> handle = ps.ipull("w")                                                    # doctest: +SKIP
         >>> batch = next(batches); w = handle.wait()                                  # doctest: +SKIP
         """
+        handle = self._pull(tables, out, rows, pool, offsets)
+        pull, group = handle.pull, handle.pull.group
+        self._start(pull, group)
+        if 0 in group.staleness and not pull.done:  # it must be over before the clock
+            self._reading = [p for p in self._reading if not p.done] + [pull]
+        return handle
+
+    def _start(self, begun: Pull | Push, group: Group) -> None:
+        """Do what can be done of a pull or push without waiting, now or meanwhile."""
+        background = self._link.background
+        if background is None or background.far.isdisjoint(group.servers):
+            begun.advance()
+        if background is not None and not begun.over:
+            background.add(begun)
+
+    @takes_turn
+    def _pull(self, tables: str | Sequence[str], out: Any, rows: Any, pool: str | None, offsets: Any) -> PullHandle[Any]:
+        """Return a pull of which nothing has been done."""
         if isinstance(tables, str) and (rows is not None or isinstance(self._state(tables).table, Rows)):
-            return self._ipull_rows(tables, rows, out, pool, offsets)
+            return self._pull_rows(tables, rows, out, pool, offsets)
         if pool is not None or offsets is not None:
             raise UsageError(f"pull: {tables!r:.40} with pool= or offsets=, which go with rows= of one table")
         if not isinstance(tables, (str, Sequence)) or (rows is not None and not isinstance(tables, str)):
@@ -155,10 +178,9 @@ class Client:
         def result() -> Any:
             return one(0) if single else [one(i) for i in range(len(targets))]
 
-        self._remember(pull, group)
-        return PullHandle(pull, result, None if single else one)
+        return PullHandle(self._link, pull, result, None if single else one)
 
-    def _ipull_rows(self, name: str, rows: Any, out: Any, pool: str | None, offsets: Any) -> PullHandle[Any]:
+    def _pull_rows(self, name: str, rows: Any, out: Any, pool: str | None, offsets: Any) -> PullHandle[Any]:
         group = self._group((name,))
         table = rows_table(group.states[0].table, "a pull")
         ids = ids_of(self._device, table, all_rows(table) if rows is None else rows, "pull")
@@ -171,16 +193,10 @@ class Client:
             result = pooled(self._device, bags, values)
         self._link.boundary()
         pull = self._row_pull(group, ids.reshape(-1), values)
-        self._remember(pull, group)
-        return PullHandle(pull, result)
+        return PullHandle(self._link, pull, result)
 
     def _row_pull(self, group: Group, ids: Array, out: Array) -> Pull:
         return RowPull(self._link, group, ids, out)
-
-    def _remember(self, pull: Pull, group: Group) -> None:
-        """Take note of a pull that must be over before the clock."""
-        if 0 in group.staleness and not pull.done:
-            self._reading = [p for p in self._reading if not p.done] + [pull]
 
     def view(self, table: str) -> View:
         """Return a context manager for a dense table as a read-only NumPy array, valid until this worker's next `clock()`.
@@ -257,6 +273,7 @@ class Reader(Client):
     """
 
     @property
+    @takes_turn
     def now(self) -> int:
         """How many clocks every worker has completed; once all have ended, how many the furthest one had."""
         link = self._link
@@ -265,6 +282,7 @@ class Reader(Client):
         return min(clocks) if clocks else max(clock for clock, _ in rows)
 
     @property
+    @takes_turn
     def done(self) -> bool:
         """Whether every worker has ended and all updates are published, so that a pull returns the final values."""
         t = self._link.transport

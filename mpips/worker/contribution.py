@@ -34,6 +34,7 @@ class Contribution:
         self.clock = link.now
         self.committed = False
         self.failure: NonFiniteGradient | None = None  # it will never be committed
+        self.told = True
         check_open(link, group)
         pairs = list(zip(group.states, gradients, strict=True))
         self._here = [(state, gradient) for state, gradient in pairs if neighbours.has(state)]

@@ -1,4 +1,4 @@
-"""Handles of the verbs that begin with `i`: what they began goes on when `test` or `wait` is called."""
+"""Handles of the verbs that begin with `i`: what they began goes on when `test` or `wait` is called, or in the `background`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 from mpips.errors import ProtocolError, UsageError
+from mpips.worker.background import takes_turn
 from mpips.worker.contribution import AnyPush
+from mpips.worker.link import Link
 from mpips.worker.pull import Pull
 
 T = TypeVar("T")
@@ -15,23 +17,26 @@ T = TypeVar("T")
 class PullHandle(Generic[T]):
     """A pull under way; `wait()` returns what `pull` would have."""
 
-    def __init__(self, pull: Pull, result: Callable[[], T], one: Callable[[int], Any] | None = None) -> None:
-        self._pull = pull
+    def __init__(self, link: Link, pull: Pull, result: Callable[[], T], one: Callable[[int], Any] | None = None) -> None:
+        self._link = link
+        self.pull = pull
         self._result = result
         self._one = one  # table of several, by position
-        self._pull.advance()
 
+    @takes_turn
     def test(self) -> bool:
         """Whether the values are here; reads what is. It may wait for a moment where servers fold a table without pause."""
-        self._pull.poll()
-        return self._pull.advance()
+        self.pull.poll()
+        return self.pull.advance()
 
+    @takes_turn
     def wait(self) -> T:
         """Wait for the values and return them."""
-        if not self._pull.done:
-            self._pull.wait()
+        if not self.pull.done:
+            self.pull.wait()
         return self._result()
 
+    @takes_turn
     def take(self, some: Sequence[int]) -> list[Any]:
         """Wait for these of the tables, by position, and return them; those of staleness 0 do not wait for the others.
 
@@ -40,26 +45,27 @@ class PullHandle(Generic[T]):
         """
         if self._one is None:
             raise UsageError("take: this is not a pull of several tables")
-        self._pull.wait_for(some)
+        self.pull.wait_for(some)
         return [self._one(i) for i in some]
 
 
 class PushHandle:
     """A push under way; the caller's arrays are its own again when it is committed."""
 
-    def __init__(self, push: AnyPush | None, *, later: bool = False) -> None:
-        self._push = push  # None where nothing travels: it was of no tables,
+    def __init__(self, link: Link, push: AnyPush | None, *, later: bool = False) -> None:
+        self._link = link
+        self.push = push  # None where nothing travels: it was of no tables,
         self._later = later  # or with more=True, and is part of the next push without
-        if push is not None:
-            push.advance()
 
+    @takes_turn
     def test(self, applied: bool = False) -> bool:
         """Whether it is committed, or with `applied` published by every server."""
-        if self._push is None:
+        if self.push is None:
             return not (applied and self._later)
-        self._push.poll()
-        return self._push.advance() and (not applied or self._push.applied())
+        self.push.poll()
+        return self.push.advance() and (not applied or self.push.applied())
 
+    @takes_turn
     def wait(self, applied: bool = False) -> None:
         """Wait until it is committed, or with `applied` until every server has published it.
 
@@ -69,20 +75,22 @@ class PushHandle:
         """
         if applied and self._later:
             raise ProtocolError("wait(applied=True) of a push with more=True: it is part of the next push without")
-        if self._push is not None:
+        if self.push is not None:
             if applied:
-                self._push.wait_applied()
+                self.push.wait_applied()
             else:
-                self._push.wait()
+                self.push.wait()
 
 
 class SaveHandle:
     """A checkpoint that was asked for; it is taken when the current clock is complete."""
 
-    def __init__(self, done: Callable[[], bool], wait: Callable[[], None]) -> None:
+    def __init__(self, link: Link, done: Callable[[], bool], wait: Callable[[], None]) -> None:
+        self._link = link
         self._done = done
         self._wait = wait
 
+    @takes_turn
     def test(self) -> bool:
         """Whether it is complete on disk.
 
@@ -91,6 +99,7 @@ class SaveHandle:
         """
         return self._done()
 
+    @takes_turn
     def wait(self) -> None:
         """Wait until it is complete on disk; call it after `clock()`."""
         self._wait()

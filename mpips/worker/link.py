@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from mpips.trace import Trace
 from mpips.transport.base import Transport, wait
 from mpips.transport.plan import Plan
 from mpips.transport.words import CLOCK, END
+from mpips.worker.background import Background
 from mpips.worker.group import Group
 
 GROUPS = 64  # kept by a client
@@ -87,6 +89,7 @@ class Link:
     talks: dict[int, deque[_Talk]] = field(default_factory=dict)  # by server, who asks for rows, in order
     slots: dict[int, Slots] = field(default_factory=dict)  # by table, what this client knows of its rows
     trace: Trace | None = None  # of this rank, if it is traced
+    background: Background | None = None  # where a server is elsewhere
     boundary: Callable[[], None] = lambda: None  # called by verbs at the beginning of a clock; see Clocks
     hurry: Callable[[int], None] = lambda clock: None  # called while the others must come to a clock; see Clocks
     stats: dict[str, float] = field(default_factory=lambda: dict.fromkeys(
@@ -99,6 +102,7 @@ class Link:
         words = self.plan.words
         self.own, self.acks = words.client(self.index), words.ack(min(self.index, self.plan.workers - 1))  # first of their words
         self.servers = range(self.plan.servers)
+        self.turn: AbstractContextManager[object] = self.background.turn if self.background else nullcontext()  # a verb's
         self._groups: dict[tuple[str, ...], Group] = {}
         self.stamps = np.zeros((self.plan.words.tables, 2, 2), np.int64)
 

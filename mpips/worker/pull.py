@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from itertools import pairwise
+from math import inf
 
 from mpips.errors import WaitTimeout
 from mpips.layout import Block
@@ -24,13 +25,15 @@ from mpips.worker.link import Link, TableState
 
 RETRIES = 2  # before a hold
 
+_Part = tuple[int, Sequence[Block]]  # position of a table, and some of its blocks side by side
+
 
 class Pull:
     """One pull of some tables into flat arrays; `advance` until it returns True."""
 
     def __init__(self, link: Link, group: Group, outs: Sequence[Array]) -> None:
         self._link = link
-        self._group = group
+        self.group = group
         self._outs = outs
         self.now = now = link.now
         # What each table's floor must have reached, and which of this worker's pushes must be published: of clocks before this
@@ -40,40 +43,58 @@ class Pull:
         self._ready = link.reader
         self.nbytes = group.nbytes
         self._apart = group.apart  # positions of the tables whose blocks are read as soon as they are ready,
-        self._left = group.early  # and what of them has not been read
+        self._left = group.early  # and what of them has not been read; once `_as_of` is known, of all tables
+        self._as_of: Sequence[int | None] = ()  # by table, the clock whose version is wanted, None for the newest
+        self._most: float = inf  # bytes that are read at a time
+        self._moved = 0  # blocks read so far
         self.done = False
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.done
 
     def advance(self) -> bool:
         """Go on as far as possible without waiting; return whether all tables are read."""
         if self.done:
             return True
-        if not self._arrived():
+        if not self._arrived() or not self._read():
             return False
-        self._read()
         stats = self._link.stats
-        stats["pulls"] += len(self._group.states)
+        stats["pulls"] += len(self.group.states)
         stats["pull_bytes"] += self.nbytes
         self.done = True
         return True
 
     def _note(self, what: str, begin: float, reading: Reading) -> None:
         self._link.stats["pull_seconds"] += time.perf_counter() - begin
+        self._moved += sum([len(s.blocks) for s in reading.stretches])
         if self._link.trace is not None:
             tables = {s.owner: None for s in reading.stretches}
-            self._link.trace.add(what, begin, clock=self.now, what=", ".join(self._group.states[i].table.name for i in tables))
+            self._link.trace.add(what, begin, clock=self.now, what=", ".join(self.group.states[i].table.name for i in tables))
 
     def poll(self) -> None:
         """Let the transport make progress."""
         self._link.transport.poll()
 
+    def go_on(self, most: int) -> bool:
+        """Read about so many bytes of what is there; return whether there was any."""
+        before, self._most = self._moved, most
+        try:
+            self.poll()
+            self.advance()
+        finally:
+            self._most = inf
+        return self._moved > before
+
     def wait(self) -> None:
         """Advance to the end."""
-        self._link.wait(self._arrived, f"a pull of table {self._group.title}", self._blame)
+        self._link.wait(self._arrived, f"a pull of table {self.group.title}", self._blame)
         self.advance()
 
     def wait_for(self, some: Sequence[int]) -> None:
         """Wait until these of the tables, by position, are read; with staleness 0 the servers may still fold the others."""
-        group = self._group
+        group, link = self.group, self._link
         if self.done:
             return
         if len(some) == len(group.states) or any(group.staleness[i] != 0 for i in some):
@@ -81,24 +102,33 @@ class Pull:
             return
         if more := [i for i in some if i not in self._apart]:
             self._apart = self._apart.union(more)
-            self._left = Reading(self._link.plan.words, [(s.owner, s.blocks) for s in self._left.stretches]
+            self._left = Reading(link.plan.words, _parts(self._left)
                                  + [(i, run.blocks) for i in more for run in group.states[i].runs])
 
         def here() -> bool:
-            return not any(s.owner in some for s in self._left.stretches)
+            left = sum([self._bytes(s.owner, s.stop - s.start) for s in self._left.stretches if s.owner in some])
+            if link.background:  # no more than these now: the others are read meanwhile, or later
+                self._most = left
+            return not left
 
         names = ", ".join(f"'{group.states[i].table.name}'" for i in some[:3]) + (", ..." if len(some) > 3 else "")
-        self._link.wait(lambda: here() or self._arrived() or here(), f"a pull of table {names}", self._blame)
-        if len(self._apart) == len(group.states) and not self._left.stretches:
-            self._ready = True  # nothing is left to wait for
-        if self._ready:
-            self.advance()
+        if link.background:
+            self._left = Reading(link.plan.words, sorted(_parts(self._left), key=lambda part: part[0] not in some))
+        try:
+            link.wait(lambda: here() or self._arrived() or here(), f"a pull of table {names}", self._blame)
+            if len(self._apart) == len(group.states) and not self._left.stretches:
+                self._ready = True  # nothing is left to wait for
+                self.advance()
+            while self._ready and not (self.done or here()):
+                self.advance()
+        finally:
+            self._most = inf
 
     def ready(self) -> bool:
         """Whether the servers have published all that this pull must see."""
         if self._ready:
             return True
-        link, group = self._link, self._group
+        link, group = self._link, self.group
         if self.now > 0 and not group.least(link.transport, link.plan.words.floor, self._floors):
             return False
         if self._own and not group.least(link.transport, link.acks, self._own):
@@ -116,12 +146,12 @@ class Pull:
         return False
 
     def _blame(self) -> str:
-        stale = [s for s in self._group.staleness if s is not None]
+        stale = [s for s in self.group.staleness if s is not None]
         return self._link.behind(self.now - min(stale, default=0))
 
     def _read_early(self) -> None:
         """Read the blocks that are of this clock already: the fold of the clock before has published them."""
-        group, words, t = self._group, self._link.plan.words, self._link.transport
+        group, words, t = self.group, self._link.plan.words, self._link.transport
         rows = [t.row(server, word, count) for server, word, count in self._left.rows]
         found, rest = list[tuple[int, Sequence[Block]]](), list[tuple[int, Sequence[Block]]]()
         for s in self._left.stretches:
@@ -131,27 +161,51 @@ class Pull:
             for lo, hi in pairwise(cuts):
                 (found if here[lo] else rest).append((s.owner, s.blocks[lo:hi]))
         if found:
+            found, later = self._slice(found)
             begin, reading = time.perf_counter(), Reading(words, found)
             bad = self._attempt(reading, self._outs, [self.now] * len(group.states), exact=True)
-            self._left = Reading(words, rest + [(owner, [block]) for owner, block in bad])
+            self._left = Reading(words, rest + later + [(owner, [block]) for owner, block in bad])
             self._note("pull early", begin, reading)
 
-    def _read(self) -> None:
-        """Read all tables at once; then those that were not whole, one by one."""
-        begin, group, reading = time.perf_counter(), self._group, self._group.reading
-        clocks = ([self.now] * len(group.states) if group.lockstep and not self._link.reader
-                  else [self._clock(state) for state in group.states])
-        if self._left is not group.early:
-            reading = Reading(self._link.plan.words, [(s.owner, s.blocks) for s in self._left.stretches]
-                              + [(s.owner, s.blocks) for s in group.reading.stretches if s.owner not in self._apart])
-        if not reading.stretches:
-            return
-        bad: dict[int, list[Block]] = {}
-        for owner, block in self._attempt(reading, self._outs, clocks):
-            bad.setdefault(owner, []).append(block)
-        for owner, blocks in bad.items():
-            self._again(group.states[owner], self._outs[owner], clocks[owner], blocks)
-        self._note("pull", begin, reading)
+    def _read(self) -> bool:
+        """Read what is left, all tables at once; then those that were not whole, one by one. Return whether nothing is left."""
+        begin, group, words = time.perf_counter(), self.group, self._link.plan.words
+        if not self._as_of:
+            self._as_of = ([self.now] * len(group.states) if group.lockstep and not self._link.reader
+                            else [self._clock(state) for state in group.states])
+            self._left = (group.reading if self._left is group.early else
+                          Reading(words, _parts(self._left)
+                                  + [part for part in _parts(group.reading) if part[0] not in self._apart]))
+            self._apart = frozenset(range(len(group.states)))
+        reading, later = self._left, list[tuple[int, Sequence[Block]]]()
+        if self._most < inf:
+            parts, later = self._slice(_parts(reading))
+            reading = Reading(words, parts)
+        if reading.stretches:
+            bad: dict[int, list[Block]] = {}
+            for owner, block in self._attempt(reading, self._outs, self._as_of):
+                bad.setdefault(owner, []).append(block)
+            for owner, blocks in bad.items():
+                self._again(group.states[owner], self._outs[owner], self._as_of[owner], blocks)
+            self._note("pull", begin, reading)
+        if later:
+            self._left = Reading(words, later)
+        return not later
+
+    def _slice(self, parts: Sequence[_Part]) -> tuple[list[_Part], list[_Part]]:
+        """Split into what is read now, as many blocks as one may, and what is read later."""
+        now, later, room = list[_Part](), list[_Part](), self._most
+        for owner, blocks in parts:
+            count = 0
+            while count < len(blocks) and room > 0:
+                room -= self._bytes(owner, blocks[count].stop - blocks[count].start)
+                count += 1
+            now += [(owner, blocks[:count])] if count else []
+            later += [(owner, blocks[count:])] if count < len(blocks) else []
+        return now, later
+
+    def _bytes(self, owner: int, elements: int) -> int:
+        return elements * self.group.states[owner].table.np_dtype.itemsize
 
     def _again(self, state: TableState, out: Array, clock: int | None, pending: list[Block]) -> None:
         """Read blocks of one table until each is whole."""
@@ -281,6 +335,10 @@ def _groups(blocks: Sequence[Block]) -> list[list[Block]]:
         else:
             out.append([block])
     return out
+
+
+def _parts(reading: Reading) -> list[_Part]:
+    return [(s.owner, s.blocks) for s in reading.stretches]
 
 
 def _same_copy(versions: Sequence[int]) -> list[tuple[int, int]]:

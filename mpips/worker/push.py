@@ -31,11 +31,12 @@ class Push:
 
     def __init__(self, link: Link, group: Group, gradients: Sequence[Array | None], *, sums: bool = False) -> None:
         self._link = link
-        self._group = group
+        self.group = group
         self._gradients = gradients
         self.number = 0  # of the commit, once committed
         self.clock = link.now
-        self.failure: NonFiniteGradient | None = None  # it will never be committed
+        self.failure: NonFiniteGradient | None = None  # it will never be committed,
+        self.told = True  # and whether the worker has been told so
         self._sums = sums
         self.nbytes = group.nbytes  # that travel
         if not sums:
@@ -55,15 +56,29 @@ class Push:
             self._send()
         return self.committed
 
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to do for this worker."""
+        return self.committed or self.failure is not None
+
     def poll(self) -> None:
         """Let the transport make progress."""
         self._link.transport.poll()
+
+    def go_on(self, most: int) -> bool:
+        """Advance where nobody can be told of a failure; return whether it did anything."""
+        self.poll()
+        try:
+            return self.advance()
+        except NonFiniteGradient:
+            self.told = False
+            return True
 
     def wait(self) -> None:
         """Advance until it is committed."""
         if not self.committed:
             if not self.failure:
-                wait_half(self._link, self._group)
+                wait_half(self._link, self.group)
             self._send()
 
     def applied(self) -> bool:
@@ -71,7 +86,7 @@ class Push:
         if not self.committed:
             return False
         link = self._link
-        t, group = link.transport, self._group
+        t, group = link.transport, self.group
         if not group.least(t, link.acks, [self.number] * len(group.states)):
             if not group.least(t, link.acks, [self.number if staleness == 0 else 0 for staleness in group.staleness]):
                 link.hurry(self.clock + 1)
@@ -86,22 +101,27 @@ class Push:
             ProtocolError: see `check_applied`.
         """
         self.wait()
-        check_applied(self._link, self._group, self.clock)
-        self._link.wait(self.applied, f"the update of table {self._group.title}", self._blame)
+        check_applied(self._link, self.group, self.clock)
+        self._link.wait(self.applied, f"the update of table {self.group.title}", self._blame)
 
     def ready(self) -> bool:
         """Whether the half of each table that comes next is free."""
-        return half_free(self._link, self._group)
+        return half_free(self._link, self.group)
+
+    def _complain(self) -> None:
+        """Raise what has made this push fail, if anything."""
+        if self.failure:
+            self.told = True
+            raise self.failure
 
     def _blame(self) -> str:
-        return self._link.behind(min((s.newest[1] for s in self._group.states), default=0) + 1)
+        return self._link.behind(min((s.newest[1] for s in self.group.states), default=0) + 1)
 
     def _send(self) -> None:
-        link, group = self._link, self._group
+        link, group = self._link, self.group
         states = group.states
         begin = time.perf_counter()
-        if self.failure:
-            raise self.failure
+        self._complain()
         number = link.tries = link.tries + 1
         self._announce(number)
         try:
@@ -120,7 +140,7 @@ class Push:
 
     def _commit(self, number: int, voids: Sequence[bool], begin: float) -> None:
         """Complete all that was written, then say that the push exists; it began at `begin`."""
-        link, group = self._link, self._group
+        link, group = self._link, self.group
         states, nbytes = group.states, self.nbytes
         if True in voids:
             nbytes -= sum([nbytes if isinstance(state.table, Rows) else state.table.nbytes
@@ -141,7 +161,7 @@ class Push:
     def _announce(self, number: int) -> None:
         """Write the stamps, and tell the servers on this node if they may fold blocks of it as they arrive."""
         self._stamp(number)
-        for server in self._group.told:
+        for server in self.group.told:
             self._link.transport.flush(server)
             self._link.tell(server, COMING, number)
 
@@ -173,7 +193,7 @@ class Push:
 
         Two stores of one word may land in any order: what was stored there before must be complete.
         """
-        link, group, clock = self._link, self._group, self.clock << 1
+        link, group, clock = self._link, self.group, self.clock << 1
         if len(group.states) == 1:
             state = group.states[0]
             half = state.pushes & 1

@@ -134,9 +134,9 @@ class RingPush(Push):
     def wait(self) -> None:
         """Advance until it is committed."""
         if not self.committed and not self.failure and self._left is None:
-            wait_half(self._link, self._group)
+            wait_half(self._link, self.group)
         while not self.advance():
-            self._link.wait(self._room, f"room for a push of table {self._group.title}", self._before, self._taken)
+            self._link.wait(self._room, f"room for a push of table {self.group.title}", self._before, self._taken)
 
     def _room(self) -> bool:
         """Whether a piece can be written."""
@@ -165,8 +165,7 @@ class RingPush(Push):
 
     def _send(self) -> None:
         link = self._link
-        if self.failure:
-            raise self.failure
+        self._complain()
         if self._left is None:
             self._begun = time.perf_counter()
             self._voids = self._checked()
@@ -186,26 +185,26 @@ class RingPush(Push):
     def _checked(self) -> list[bool]:
         """Look for NaN and Inf; return which tables are void."""
         voids = []
-        for state, parts in zip(self._group.states, self._parts(), strict=True):
+        for state, parts in zip(self.group.states, self._parts(), strict=True):
             bad = not self._sums and any([spoiled(state.table, part) for part in parts])
             try:
                 voids.append(bad and void(self._link, state.table, self.clock))
             except NonFiniteGradient as error:
                 self.failure = error
-                reopen(self._group)
+                reopen(self.group)
                 raise
         return voids
 
     def _parts(self) -> Iterator[Iterable[Array]]:
         """By table, the gradient in pieces that stay in cache."""
-        for state, gradient in zip(self._group.states, self._gradients, strict=True):
+        for state, gradient in zip(self.group.states, self._gradients, strict=True):
             assert gradient is not None
             yield (gradient[b.start : b.stop] for run in state.runs for b in run.blocks)
 
     def _cut(self) -> dict[int, deque[Piece]]:
         """Cut what is to be pushed into pieces, by server."""
         found: dict[int, list[tuple[int, int, Array]]] = {}
-        for state, gradient, left_out in zip(self._group.states, self._gradients, self._voids, strict=True):
+        for state, gradient, left_out in zip(self.group.states, self._gradients, self._voids, strict=True):
             assert gradient is not None
             for run in state.runs if not left_out else ():
                 for block in run.blocks:

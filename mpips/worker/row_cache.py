@@ -190,8 +190,9 @@ class CachedPull(RowPull):
             self._link.transport.sync()  # before any row is read
         return super()._ask()
 
-    def _read(self) -> None:
+    def _read(self) -> bool:
         super()._read()
         if self._wanted.size:
             self._all[self._lacks] = self._out[self._which]
             self._cache.keep(self._wanted, self._out, self._good, self._since)
+        return True

@@ -60,13 +60,14 @@ class RowPull(Pull):
     def _blame(self) -> str:
         return self._asked.blame() if self._asked is not None else super()._blame()
 
-    def _read(self) -> None:
+    def _read(self) -> bool:
         if self._one_clock:
             self._read_one_clock()
         else:
             self._read_whole(marked=self._state.table.staleness != 0)
         if self._slots is not None:
             self._slots.recall(self._ids, self._lay)
+        return True
 
     def _read_whole(self, *, marked: bool) -> None:
         """Read all rows, each whole; where they are not `marked` nothing changes meanwhile."""

@@ -77,7 +77,7 @@ class RowPush(RingPush):
 
     def _pieces(self, part: Part, gradient: Array) -> deque[Piece]:
         values = gradient if part.places is None else gradient[part.places]
-        table, number = self._table, self._group.states[0].number
+        table, number = self._table, self.group.states[0].number
         slots = self._slots if self._slots is None or part.places is None else self._slots[part.places]
         step = max(min(PIECE, self._link.plan.maps[part.server].log // 4) // (table.row_bytes + ids_bytes(1, table)), 1)
         pieces = deque[Piece]()

@@ -9,6 +9,7 @@ import numpy as np
 
 from mpips.transport.base import Array
 from mpips.transport.words import BLOCK_WORDS, TICK0, VERSION
+from mpips.worker.background import takes_turn
 from mpips.worker.contribution import begin_push
 from mpips.worker.link import Link, TableState
 from mpips.worker.neighbours import Neighbours
@@ -29,6 +30,7 @@ class View:
         self._state = state
         self.zero_copy = False
 
+    @takes_turn
     def __enter__(self) -> Array:
         state, link = self._state, self._link
         link.boundary()
@@ -86,6 +88,7 @@ class Gradients:
         self._neighbours = neighbours
         self.zero_copy = False
 
+    @takes_turn
     def __enter__(self) -> Array:
         link, state = self._link, self._state
         link.boundary()
@@ -107,6 +110,7 @@ class Gradients:
         self._values = values
         return values.reshape(state.table.shape)
 
+    @takes_turn
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self._state.filling = False
         if kind is None:

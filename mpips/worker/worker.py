@@ -30,9 +30,10 @@ from mpips.transport.plan import check_ring
 from mpips.transport.words import CATALOGUE, CREATE, CREATE_DONE, CREATED, SPOOL
 from mpips.worker.ahead import Ahead, Intent
 from mpips.worker.arrays import flat
+from mpips.worker.background import takes_turn
 from mpips.worker.client import Client
 from mpips.worker.clocks import Clocks
-from mpips.worker.contribution import AnyPush, begin_push
+from mpips.worker.contribution import begin_push
 from mpips.worker.device import Device
 from mpips.worker.group import Group
 from mpips.worker.handles import PullHandle, PushHandle, SaveHandle
@@ -40,7 +41,7 @@ from mpips.worker.link import Link
 from mpips.worker.neighbours import Neighbours
 from mpips.worker.pool import bags_of
 from mpips.worker.pull import Pull
-from mpips.worker.push import check_open
+from mpips.worker.push import Push, check_open
 from mpips.worker.row_cache import CachedPull, RowCache, new_cache
 from mpips.worker.row_push import RowPush
 from mpips.worker.rows import gradient_of, ids_of, rows_table
@@ -98,8 +99,9 @@ class Worker(Client):
         >>> ps.push({"w": gradient_w, "b": gradient_b})                               # doctest: +SKIP
         >>> ps.push("user", gradient, rows=batch.users)                               # doctest: +SKIP
         """
-        self.ipush(table, gradient, more=more, rows=rows, pool=pool, offsets=offsets).wait()
+        self._push(table, gradient, more, rows, pool, offsets).wait()
 
+    @takes_turn
     def ipush(self, table: str | Arrays, gradient: Any = None, *, more: bool = False, rows: Any = None, pool: str | None = None,
               offsets: Any = None) -> PushHandle:
         """Begin a push; the gradient may not change before the handle's `wait()`.
@@ -107,8 +109,21 @@ class Worker(Client):
         >>> handle = ps.ipush("w", gradient)                                          # doctest: +SKIP
         >>> handle.wait(applied=True)                                                 # doctest: +SKIP
         """
+        handle = self._push(table, gradient, more, rows, pool, offsets)
+        if (push := handle.push) is not None:
+            if isinstance(push, Push):
+                self._start(push, push.group)
+            else:
+                push.advance()
+            if not push.committed:
+                self._outstanding.append(push)
+        return handle
+
+    @takes_turn
+    def _push(self, table: str | Arrays, gradient: Any, more: bool, rows: Any, pool: str | None, offsets: Any) -> PushHandle:
+        """Return a push of which nothing has been done; what was begun before is committed."""
         if rows is not None:
-            return self._ipush_rows(table, gradient, rows, more, pool, offsets)
+            return self._push_rows(table, gradient, rows, more, pool, offsets)
         if pool is not None or offsets is not None:
             raise UsageError(f"push: {table!r:.40} with pool= or offsets=, which go with rows=")
         if isinstance(table, str):
@@ -132,16 +147,10 @@ class Worker(Client):
         if more or self._sums:
             flats = [self._add_up(state.table, one, more) for state, one in zip(states, flats, strict=True)]
         if more or not states:
-            return PushHandle(None, later=more)
-        return self._sent(begin_push(self._link, self._neighbours, group, flats))
+            return PushHandle(self._link, None, later=more)
+        return PushHandle(self._link, begin_push(self._link, self._neighbours, group, flats))
 
-    def _sent(self, push: AnyPush) -> PushHandle:
-        handle = PushHandle(push)
-        if not push.committed:
-            self._outstanding.append(push)
-        return handle
-
-    def _ipush_rows(self, name: Any, gradient: Any, rows: Any, more: bool, pool: str | None, offsets: Any) -> PushHandle:
+    def _push_rows(self, name: Any, gradient: Any, rows: Any, more: bool, pool: str | None, offsets: Any) -> PushHandle:
         if not isinstance(name, str):
             raise UsageError(f"push: rows= goes with one table's name, not with a {type(name).__name__}")
         group = self._group((name,))
@@ -156,7 +165,7 @@ class Worker(Client):
         ids = ids.reshape(-1)
         if more:
             self._row_sums.setdefault(name, []).append((ids, values.copy()))  # the ids are a copy already
-            return PushHandle(None, later=True)
+            return PushHandle(self._link, None, later=True)
         self._settle()  # it may raise: before a sum is taken
         if parts := self._row_sums.pop(name, []):
             parts.append((ids, values))
@@ -165,7 +174,7 @@ class Worker(Client):
         if (cache := self._caches.get(group.lo)) is not None:
             cache.pushed(push.ids, self._link.now)
         self._ahead.step()
-        return self._sent(push)
+        return PushHandle(self._link, push)
 
     def _row_pull(self, group: Group, ids: Array, out: Array) -> Pull:
         if (cache := self._caches.get(group.lo)) is None:
@@ -198,6 +207,7 @@ class Worker(Client):
         state = self._state(table)
         self._caches[state.number] = new_cache(rows_table(state.table, "cache()"), rows, keep, clocks, own=own)
 
+    @takes_turn
     def intent(self, table: str, rows: Any, at_clock: int) -> None:
         """Announce that these rows will be pulled in a given clock, so that they are fetched into the table's cache ahead of it.
 
@@ -224,7 +234,10 @@ class Worker(Client):
 
         >>> w = ps.pushpull({"w": gradient})["w"]                                     # doctest: +SKIP
         """
-        return self.ipushpull(gradients).wait()
+        self.push(gradients)
+        names = list(gradients)
+        self.clock()
+        return dict(zip(names, self.pull(names), strict=True))
 
     def ipushpull(self, gradients: Arrays) -> PullHandle[dict[str, Any]]:
         """Begin a `pushpull`: push and clock are done when this returns, the handle's `wait()` returns the values."""
@@ -232,7 +245,7 @@ class Worker(Client):
         names = list(gradients)
         self.clock()
         handle = self.ipull(names)
-        return PullHandle(handle._pull, lambda: dict(zip(names, handle.wait(), strict=True)))
+        return PullHandle(self._link, handle.pull, lambda: dict(zip(names, handle.wait(), strict=True)))
 
     def gradients(self, table: str) -> Gradients:
         """Return a context manager for an array to write a dense table's gradient into; it is pushed when the block ends.
@@ -248,6 +261,7 @@ class Worker(Client):
             raise UsageError(f"table '{table}': gradients() after push(more=True); the last push must be without more")
         return Gradients(self._link, state, self._settle, self._neighbours)
 
+    @takes_turn
     def clock(self) -> int:
         """End this worker's step and return the new clock.
 
@@ -264,11 +278,13 @@ class Worker(Client):
         self._ahead.step()
         return now
 
+    @takes_turn
     def barrier(self) -> None:
         """Wait until every worker that has not ended has called `barrier()` as often as this one."""
         self._settle()
         self._clocks.barrier()
 
+    @takes_turn
     def save(self) -> SaveHandle:
         """Ask for a checkpoint of everything up to the end of the current clock; return a handle to wait for it after `clock()`.
 
@@ -287,8 +303,9 @@ class Worker(Client):
                 raise UsageError(f"save: wait() in clock {self._link.now}, but the checkpoint is taken after clock()")
             self._clocks.wait_saved(cut)
 
-        return SaveHandle(lambda: self._clocks.test_saved(cut), wait)
+        return SaveHandle(self._link, lambda: self._clocks.test_saved(cut), wait)
 
+    @takes_turn
     def create(self, table: Dense) -> None:
         """Create a dense table in the spare space of `run(reserve=...)`; return when it exists on every server.
 
@@ -337,6 +354,7 @@ class Worker(Client):
                   f"table '{table.name}' on every server", lambda: "a server has not created it yet")
         self._adopt()
 
+    @takes_turn
     def _end(self) -> None:
         """Complete what this worker has begun and say that it is gone."""
         self._no_sums("the end")
@@ -355,7 +373,7 @@ class Worker(Client):
         """Commit the pushes that were begun, in their order: commit numbers have no gaps."""
         while self._outstanding:
             push = self._outstanding.popleft()
-            if not push.failure:  # else whoever holds the handle has been told
+            if not (push.failure and push.told):  # whoever holds the handle has been
                 push.wait()
 
     def _add_up(self, table: Table, gradient: Array, more: bool) -> Array:

@@ -25,8 +25,8 @@ def test_two_pulls_of_the_same_new_rows(seed: int) -> None:
             ps.clock()
         handles = [ps.ipull("t", rows=IDS) for _ in range(2)]
         for handle in handles:
-            handle._pull.poll()
-            handle._pull.advance()
+            handle.pull.poll()
+            handle.pull.advance()
         for handle in handles:
             assert (handle.wait() >= 1).all()
         return [len(known) for known in ps._link.slots[0]._known]
