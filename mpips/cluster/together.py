@@ -155,7 +155,7 @@ def _serve(server: Server, transport: Rma, plan: Plan) -> None:
     backoff = Backoff(transport, IDLE)
     while not server.finished:
         transport.poll()
-        if server.step():
+        if server.step() or transport.sending:
             backoff.reset()
         elif backoff.waited < DROWSY:
             backoff.rest()

@@ -16,6 +16,7 @@ import numpy as np
 
 from mpips.transport.base import IDLE, Array, nap, take
 from mpips.transport.doze import Futex, futex
+from mpips.transport.messages import LEAST, Faster, Messages
 from mpips.transport.shared import allocate
 from mpips.transport.words import ASLEEP, WORD, Words
 
@@ -41,6 +42,7 @@ class Rma:
 
     Attributes:
         flushing: the server elsewhere for which a flush waits, and since when; it has no limit of its own.
+        sending: whether this server sends something that was asked for.
     """
 
     def __init__(self, comm: MPI.Intracomm, node: MPI.Intracomm, servers: Sequence[int], words: Words, sizes: Sequence[int],
@@ -67,10 +69,12 @@ class Rma:
                 self._words[s] = memoryview(buffer).cast("B")[: sizes[s] // WORD * WORD].cast("q")
                 self._longs[s] = np.frombuffer(buffer, np.int64, sizes[s] // WORD)
                 self._bells[s] = futex(buffer, words.bell)
-        self._far = None
+        self._far: MPI.Win | None = None
+        self._messages: Messages | None = None
         if spread:
             own = self._bytes[servers.index(me)] if me in servers else None
             self._far = MPI.Win.Create(own, 1, comm=comm)
+            self._messages = Messages(MPI.Intracomm(comm.Dup()), own)
         self._route: list[tuple[Any, int]] = []
         for s, rank in enumerate(servers):
             self._route.append((self._near, here[rank]) if self._words[s] is not None else (self._far, rank))
@@ -82,7 +86,10 @@ class Rma:
         self._ring = np.zeros(RING, np.int64)
         self._at = 0
         self._owing: set[int] = set()
+        self._faster = Faster()  # way 0 is Get, 1 is a message
+        self._reads: dict[int, tuple[int, float, int]] = {}  # by server elsewhere, large ones: their way, begin and bytes
         self.flushing: tuple[int, float] | None = None
+        self.sending = False
 
     def put(self, server: int, offset: int, data: Array) -> None:
         window, rank = self._route[server]
@@ -98,6 +105,15 @@ class Rma:
     def get(self, server: int, offset: int, out: Array) -> None:
         window, rank = self._route[server]
         size, byte = out.nbytes, self._byte
+        if size >= LEAST and self._words[server] is None:
+            way, begin, nbytes = self._reads.get(server) or (self._faster.best, time.perf_counter(), 0)
+            self._reads[server] = way, begin, nbytes + size
+            if way:
+                assert self._messages is not None
+                flat = out.reshape(-1).view(np.uint8)
+                for at in range(0, size, LONGEST):
+                    self._messages.get(rank, offset + at, flat[at : at + LONGEST])
+                return
         if size <= LONGEST and out.dtype.isbuiltin == 1:
             window.Get([out, size, byte], rank, (offset, size, byte))
             return
@@ -165,6 +181,12 @@ class Rma:
         if self._words[server] is None:
             self.flushing = server, time.perf_counter()
         window.Flush(rank)
+        if server in self._reads:
+            assert self._messages is not None
+            way, begin, nbytes = self._reads.pop(server)
+            if way:
+                self._messages.complete(rank)
+            self._faster.took(way, time.perf_counter() - begin, nbytes)
         self.flushing = None
 
     def sync(self) -> None:
@@ -205,6 +227,8 @@ class Rma:
     def poll(self) -> None:
         for _ in range(self._burst):
             self.comm.Iprobe(self._mpi.ANY_SOURCE, self._mpi.ANY_TAG)
+        if self._messages is not None:
+            self.sending = self._messages.serve()
 
     def pause(self, seconds: float) -> None:
         nap(seconds)
@@ -219,6 +243,9 @@ class Rma:
             window.Unlock_all()
         for window in reversed(self._windows):
             window.Free()
+        if self._messages is not None:
+            self._messages.close()
+            self._messages = None  # others still wait by `poll`
 
 
 def _members(comm: MPI.Comm, node: MPI.Comm) -> dict[int, int]:

@@ -12,9 +12,11 @@ from tests.mpirun import mpirun
 JOB = Path(__file__).parent / "torture_job.py"
 
 
-@pytest.mark.parametrize(("staleness", "servers", "nodes"), [(None, 1, "real"), (0, 2, "real"), (None, 1, "single")])
-def test_reads_are_whole_and_go_on(staleness: int | None, servers: int, nodes: str) -> None:
-    options = {"size": 10_000_000, "seconds": 3, "staleness": staleness, "servers": servers, "nodes": nodes}
+@pytest.mark.parametrize(("staleness", "servers", "nodes", "way"), [
+    (None, 1, "real", 0), (0, 2, "real", 0), (None, 1, "single", 0), (None, 1, "single", 1), (0, 2, "single", 1)])
+def test_reads_are_whole_and_go_on(staleness: int | None, servers: int, nodes: str, way: int) -> None:
+    """`way` is how large reads go where nodes are "single": by Get or by messages."""
+    options = {"size": 10_000_000, "seconds": 3, "staleness": staleness, "servers": servers, "nodes": nodes, "way": way}
     done = mpirun(servers + 3, [str(JOB), json.dumps(options)], timeout=100)
     assert done.code == 0, done
     lines = [json.loads(line) for line in done.out.splitlines()]

@@ -8,8 +8,10 @@ import numpy as np
 
 import mpips
 from mpips.layout import grid
+from mpips.transport.messages import Faster
 
 options = json.loads(sys.argv[1])
+Faster.best = options["way"]
 size, seconds = options["size"], options["seconds"]
 cells = grid(size, 4)
 
