@@ -16,6 +16,7 @@ import numpy as np
 from mpips import Dense, optim
 from mpips.layout import grid
 from mpips.worker import Reader, Worker
+from mpips.worker.push import Push
 from tests.playing import Recorder, play
 
 BITS = 17  # pushes of one worker to one table at most: three workers' fit into a float64
@@ -93,7 +94,7 @@ class Chaos:
             if c in create and draw.random() < 0.7:
                 ps.create(create[c])
             for _ in range(draw.randint(1, 4)):
-                verb = draw.choice(["_pull", "_pull", "_push", "_push", "_pull_late", "_push_late", "_view", "_more"])
+                verb = draw.choice(["_pull", "_pull", "_push", "_push", "_pull_late", "_push_late", "_go_on", "_view", "_more"])
                 getattr(self, verb)(ps, draw)
             if self.saves and draw.random() < 0.2:
                 ps.save()
@@ -135,6 +136,12 @@ class Chaos:
                 self._saw(ps, name, value, now, late=True)
 
         ps._begun = [*getattr(ps, "_begun", []), wait]  # type: ignore[attr-defined]
+        ps._beside = [*getattr(ps, "_beside", []), handle.pull]  # type: ignore[attr-defined]
+
+    def _go_on(self, ps: Worker, draw: random.Random) -> None:
+        """Do what is done beside a worker's compute where servers are elsewhere."""
+        for begun in getattr(ps, "_beside", []):
+            begun.go_on(draw.choice([1, 100]))
 
     def _gradients(self, ps: Worker, draw: random.Random) -> dict[str, np.ndarray[Any, Any]]:
         out = {}
@@ -152,6 +159,8 @@ class Chaos:
 
     def _push_late(self, ps: Worker, draw: random.Random) -> None:
         handle = ps.ipush(self._gradients(ps, draw))
+        if isinstance(handle.push, Push):
+            ps._beside = [*getattr(ps, "_beside", []), handle.push]  # type: ignore[attr-defined]
         if draw.random() < 0.3:
             ps._begun = [*getattr(ps, "_begun", []), handle.wait]  # type: ignore[attr-defined]
 
