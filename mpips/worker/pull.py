@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from math import inf
 
-from mpips.errors import WaitTimeout
+from mpips.errors import UsageError, WaitTimeout
 from mpips.layout import Block
 from mpips.transport.base import Array
 from mpips.transport.words import BEGIN, BLOCK_WORDS, HELD, HOLD, TICK0, VERSION
@@ -95,6 +95,8 @@ class Pull:
     def wait_for(self, some: Sequence[int]) -> None:
         """Wait until these of the tables, by position, are read; with staleness 0 the servers may still fold the others."""
         group, link = self.group, self._link
+        if not all(0 <= i < len(group.states) for i in some):
+            raise UsageError(f"take: {list(some)} of a pull of {len(group.states)} tables, which are counted from 0")
         if self.done:
             return
         if len(some) == len(group.states) or any(group.staleness[i] != 0 for i in some):
