@@ -14,13 +14,13 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import isfinite, sqrt
-from numbers import Real
+from math import sqrt
 from typing import Any
 
 import numpy as np
 
 from mpips.errors import UsageError
+from mpips.given import number, whole
 from mpips.init_rows import fill
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -134,12 +134,12 @@ def zeros() -> Init:
 
 def constant(value: float) -> Init:
     """All `value`."""
-    return Init("constant", _number(value, "constant: value"))
+    return Init("constant", number(value, "init constant: value"))
 
 
 def uniform(low: float = -0.05, high: float = 0.05, *, seed: int | None = None) -> Init:
     """Uniform on [low, high); rounding may give `high` itself."""
-    low, high = _number(low, "uniform: low"), _number(high, "uniform: high")
+    low, high = number(low, "init uniform: low"), number(high, "init uniform: high")
     if low > high:
         raise UsageError(f"init uniform: low {low} is above high {high}")
     return Init("uniform", low, high, _seed(seed, "uniform"))
@@ -147,7 +147,7 @@ def uniform(low: float = -0.05, high: float = 0.05, *, seed: int | None = None) 
 
 def normal(stddev: float = 0.05, *, seed: int | None = None) -> Init:
     """Normal with mean 0 and standard deviation `stddev`."""
-    stddev = _number(stddev, "normal: stddev")
+    stddev = number(stddev, "init normal: stddev")
     if stddev < 0:
         raise UsageError(f"init normal: stddev {stddev} is below 0")
     return Init("normal", stddev, 0.0, _seed(seed, "normal"))
@@ -173,17 +173,10 @@ def array(values: Any) -> Init:
     return Init("array", values=given, crc32=None if objects else zlib.crc32(given.reshape(-1).view(np.uint8).data))
 
 
-def _number(value: Any, what: str) -> float:
-    """Return `value` as a float, or raise UsageError."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not isfinite(value):
-        raise UsageError(f"init {what} {value!r} is not a finite number")
-    return float(value)
-
-
 def _seed(seed: Any, kind: str) -> int | None:
     """Return `seed` if a generator can be keyed by it, or raise UsageError."""
     if seed is None:
         return None
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 1 << 64:
+    if (found := whole(seed, 0, 1 << 64)) is None:
         raise UsageError(f"init {kind}: seed {seed!r} is neither None nor a number from 0 to 2**64 - 1")
-    return int(seed)
+    return found

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from mpips.errors import UsageError
+from mpips.given import whole
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Avoid = Callable[[Array], Array]
@@ -158,6 +159,6 @@ def _unwanted(avoid: Any, ids: Array) -> Avoid:
 
 def _whole(value: Any, key: str, least: int, end: int) -> int:
     """Return `value` as an int, or raise UsageError unless it is a whole number from `least` and below `end`."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not least <= value < end:
+    if (found := whole(value, least, end)) is None:
         raise UsageError(f"sampler: {key} {value!r} is not a whole number from {least}")
-    return int(value)
+    return found

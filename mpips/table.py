@@ -12,12 +12,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
+from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import ml_dtypes
 import numpy as np
 
 from mpips.errors import UsageError
+from mpips.given import whole
 from mpips.init import Init, zeros
 
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -89,9 +91,9 @@ class Table:
         except UsageError as error:
             raise UsageError(f"{where}: {error}") from None
         if self.staleness is not None:
-            if not _count(self.staleness):
+            if (staleness := whole(self.staleness)) is None:
                 raise UsageError(f"{where}: staleness {self.staleness!r} is neither None nor a number from 0")
-            object.__setattr__(self, "staleness", int(self.staleness))
+            object.__setattr__(self, "staleness", staleness)
         if isinstance(self.optimizer, type) or not hasattr(self.optimizer, "slots"):
             raise UsageError(f"{where}: optimizer {self.optimizer!r} is not one of mpips.optim")
         if getattr(self.optimizer, "row_slots", ()) and self.kind == "dense":
@@ -188,10 +190,11 @@ class Dense(Table):
 
     def _check_shape(self, where: str) -> None:
         given: Any = self.shape  # a number is the shape of a vector
-        shape = (given,) if _count(given) else tuple(given) if isinstance(given, Iterable) else (None,)
-        if not all(map(_count, shape)) or prod(shape) >= 1 << 60:
+        sizes = (given,) if whole(given) is not None else tuple(given) if isinstance(given, Iterable) else (None,)
+        shape = tuple(n for n in map(whole, sizes) if n is not None)
+        if len(shape) < len(sizes) or prod(shape) >= 1 << 60:
             raise UsageError(f"{where}: shape {self.shape!r} is not a tuple of sizes")
-        object.__setattr__(self, "shape", tuple(int(n) for n in shape))
+        object.__setattr__(self, "shape", shape)
 
     def _described(self) -> dict[str, Any]:
         return {"shape": list(self.shape), "master": self.master}
@@ -248,27 +251,27 @@ class Rows(Table):
         for key, value, least in (("rows", self.rows, 0), ("dim", self.dim, 1), ("capacity", self.capacity, 1)):
             if value is None and key != "dim":
                 continue
-            if value is None or not _count(value) or not least <= value < 1 << 40:
+            if (found := whole(value, least, 1 << 40)) is None:
                 raise UsageError(f"{where}: {key} {value!r} is not a number from {least}")
-            object.__setattr__(self, key, int(value))
+            object.__setattr__(self, key, found)
         if (self.rows is None) == (self.capacity is None):
             raise UsageError(f"{where}: give either rows=N, or rows=None and capacity=N, how many may live at a time")
         if self.rows is not None and (self.admit, self.ttl, self.when_full) != (1, None, "error"):
             raise UsageError(f"{where}: admit, ttl and when_full are for rows=None, where rows come and go")
-        fraction = isinstance(self.admit, float) and 0 < self.admit < 1
-        if not fraction and not (_count(self.admit) and 1 <= self.admit <= 65535):
-            raise UsageError(f"{where}: admit {self.admit!r} is neither a number of pushes from 1 to 65535 nor a probability")
-        if not fraction:
-            object.__setattr__(self, "admit", int(self.admit))
-        if self.ttl is not None and not (_count(self.ttl) and self.ttl >= 1):
-            raise UsageError(f"{where}: ttl {self.ttl!r} is neither None nor a number of clocks from 1")
+        if not (isinstance(self.admit, float) and 0 < self.admit < 1):
+            if (admit := whole(self.admit, 1, 1 << 16)) is None:
+                raise UsageError(f"{where}: admit {self.admit!r} is neither a number of pushes from 1 to 65535 nor a probability")
+            object.__setattr__(self, "admit", admit)
         if self.ttl is not None:
-            object.__setattr__(self, "ttl", int(self.ttl))
+            if (ttl := whole(self.ttl, 1)) is None:
+                raise UsageError(f"{where}: ttl {self.ttl!r} is neither None nor a number of clocks from 1")
+            object.__setattr__(self, "ttl", ttl)
         if self.when_full not in WHEN_FULL:
             raise UsageError(f"{where}: when_full {self.when_full!r} is not one of {WHEN_FULL}")
-        if isinstance(self.decay, bool) or not isinstance(self.decay, (int, float)) or not 0 <= self.decay < 1:
-            raise UsageError(f"{where}: decay {self.decay!r} is not a number in [0, 1)")
-        object.__setattr__(self, "decay", float(self.decay))
+        decay: Any = self.decay
+        if isinstance(decay, bool) or not isinstance(decay, Real) or not 0 <= float(decay) < 1:
+            raise UsageError(f"{where}: decay {decay!r} is not a number in [0, 1)")
+        object.__setattr__(self, "decay", float(decay))
         for slot in {"seen", "folded"} & set(self.optimizer.slots):
             raise UsageError(f"{where}: optimizer slot {slot!r}: a checkpoint of rows has something else of that name")
         if self.rows is None and isinstance(self.init, Init) and self.init.values is not None:
@@ -296,11 +299,6 @@ class Rows(Table):
     def _described(self) -> dict[str, Any]:
         return {"rows": self.rows, "dim": self.dim, "capacity": self.capacity, "admit": self.admit, "ttl": self.ttl,
                 "when_full": self.when_full, "decay": self.decay}
-
-
-def _count(value: Any) -> bool:
-    """Whether `value` is a whole number from 0."""
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= 0)
 
 
 def check_tables(tables: Any) -> list[Table]:

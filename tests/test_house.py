@@ -14,8 +14,9 @@ from tests.mpirun import ROOT, environment
 
 PACKAGE = ROOT / "mpips"
 # A file imports from its own room and from rooms above it.
-ROOMS = ("errors", "trace", "arrays", "init_rows", "init", "table", "layout", "directory", "sketch", "sampling", "optim", "codec",
-         "transport", "server", "worker", "cluster", "checkpoint", "nn", "features", "models", "train", "bench", "interop", "cli")
+ROOMS = ("errors", "given", "trace", "arrays", "init_rows", "init", "table", "layout", "directory", "sketch", "sampling", "optim",
+         "codec", "transport", "server", "worker", "cluster", "checkpoint", "nn", "features", "models", "train", "bench", "interop",
+         "cli")
 LONGEST = 400
 FILES = sorted(PACKAGE.rglob("*.py"))
 

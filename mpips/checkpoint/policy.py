@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mpips.errors import CheckpointError, UsageError
+from mpips.given import whole
 
 if TYPE_CHECKING:
     from mpips.checkpoint.read import Saved
@@ -53,8 +54,11 @@ class Checkpoints:
             raise UsageError(f"checkpoint directory {self.directory!r} is not a path")
         for key, unit in (("every", "clocks"), ("keep_last", "checkpoints")):
             value = getattr(self, key)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            if value is None:
+                continue
+            if (found := whole(value, 1)) is None:
                 raise UsageError(f"checkpoint {key}: {value!r} is neither None nor a number of {unit} from 1")
+            object.__setattr__(self, key, found)
         if not isinstance(self.at_end, bool):
             raise UsageError(f"checkpoint at_end: {self.at_end!r} is neither True nor False")
         if self.resume is not None and (not isinstance(self.resume, (str, os.PathLike)) or not str(self.resume)):

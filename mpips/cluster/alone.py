@@ -9,28 +9,18 @@ from typing import Any
 from mpips.arrays import pick_device
 from mpips.cluster.memory import check_plan
 from mpips.cluster.results import decode, encode
+from mpips.cluster.roles import count
 from mpips.cluster.run import Job, make_worker, plan_of, restore
-from mpips.errors import UsageError, WaitTimeout
+from mpips.errors import WaitTimeout
 from mpips.trace import Trace, write
 from mpips.transport.local import Local
 
 log = logging.getLogger("mpips")
 
 
-def _servers(servers: Any) -> int:
-    """Number of servers; in one process they need no ranks."""
-    if servers == "per-node":
-        return 1
-    if isinstance(servers, tuple) and len(servers) == 2 and servers[1] == "first":
-        servers = servers[0]
-    if isinstance(servers, bool) or not isinstance(servers, int) or servers < 1:
-        raise UsageError(f"run: servers {servers!r} is not a number from 1, \"per-node\" or (number, \"first\")")
-    return servers
-
-
 def run_alone(job: Job) -> list[Any]:
     """Run the job's worker here, stepping the servers while it waits."""
-    servers = _servers(job.servers)
+    servers = count(job.servers, nodes=1)
     if job.readers:
         log.warning("one process: the %d reader(s) are left out", job.readers)
     plan = plan_of(job, servers, 1, 0)

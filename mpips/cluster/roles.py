@@ -12,10 +12,12 @@ Roles(servers=(0, 3), workers=(1, 2, 4, 5), readers=())
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mpips.errors import UsageError
+from mpips.given import whole
 
 Servers = int | str | tuple[int, str]
 
@@ -53,14 +55,15 @@ def assign(nodes: Sequence[int], servers: Servers = 1, readers: int = 0) -> Role
     """
     ranks = len(nodes)
     count, order = _order(nodes, servers)
-    if isinstance(readers, bool) or not isinstance(readers, int) or readers < 0:
+    reading = whole(readers)
+    if reading is None:
         raise UsageError(f"readers={readers!r} is not a number from 0")
-    if count + readers >= ranks:
+    if count + reading >= ranks:
         said = f"servers={servers!r}" + (f" ({count} of them)" if servers == "per-node" else "")
         raise UsageError(f"{ranks} ranks: {said} and readers={readers} leave no worker")
     chosen = tuple(order[:count])
     rest = [rank for rank in range(ranks) if rank not in set(chosen)]
-    at = len(rest) - readers
+    at = len(rest) - reading
     return Roles(chosen, tuple(rest[:at]), tuple(rest[at:]))
 
 
@@ -75,19 +78,25 @@ def count(servers: Servers, nodes: int) -> int:
 
 def _order(nodes: Sequence[int], servers: Servers) -> tuple[int, list[int]]:
     """Return how many servers there are, and the ranks in the order in which they become one."""
-    if servers == "per-node":
+    given = plain(servers)
+    if isinstance(given, str):
         return len(set(nodes)), _across(nodes)
-    if isinstance(servers, tuple) and len(servers) == 2 and servers[1] == "first":
-        return _count(servers[0], servers), list(range(len(nodes)))
-    return _count(servers, servers), _across(nodes)
+    if isinstance(given, tuple):
+        return given[0], list(range(len(nodes)))
+    return given, _across(nodes)
 
 
-def _count(n: object, servers: object) -> int:
-    if isinstance(n, bool) or not isinstance(n, int):
+def plain(servers: Servers) -> Servers:
+    """Return what says which ranks are servers, its number an int of Python; UsageError if it says nothing of the kind."""
+    if isinstance(servers, str) and servers == "per-node":
+        return servers
+    first = isinstance(servers, tuple) and len(servers) == 2 and servers[1] == "first"
+    n = whole(servers[0] if isinstance(servers, tuple) and first else servers, least=-sys.maxsize)
+    if n is None:
         raise UsageError(f'servers={servers!r} is neither a number, "per-node" nor (number, "first")')
     if n < 1:
         raise UsageError(f"servers={servers!r}: at least one server is needed")
-    return n
+    return (n, "first") if first else n
 
 
 def _across(nodes: Sequence[int]) -> list[int]:

@@ -8,11 +8,14 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any, Protocol
 
 from mpips.arrays.device import CHOICES as DEVICES
+from mpips.cluster.roles import plain
 from mpips.errors import UsageError
+from mpips.given import whole
 from mpips.optim import ENGINES
 from mpips.server import Server
 from mpips.server.saving import Restored, Saver
@@ -189,6 +192,19 @@ def _nothing(role: str, index: int, rank: int) -> AbstractContextManager[object]
 
 def checked(*, tables: Any, around: Any, **others: Any) -> Job:
     """Return the arguments of `run`, all of them by name, as a job, or raise UsageError."""
+    for key, least, unit in (("readers", 0, ""), ("reserve", 0, ""), ("seed", 0, ""), ("mailboxes", 1, " of bytes")):
+        given = others[key]
+        if (found := whole(given, least)) is None and (given is not None or key != "mailboxes"):
+            raise UsageError(f"run: {key} {given!r} is not a number{unit} from {least}")
+        others[key] = found
+    try:
+        others["servers"] = plain(others["servers"])
+    except UsageError as error:
+        raise UsageError(f"run: {error}") from None
+    timeout = others["timeout"]
+    if isinstance(timeout, bool) or not isinstance(timeout, Real) or not float(timeout) > 0:
+        raise UsageError(f"run: timeout {timeout!r} is not a number of seconds above 0")
+    others["timeout"] = float(timeout)
     job = Job(tables=check_tables(tables), around=around or _nothing, **others)
     if not callable(job.work):
         raise UsageError(f"run: work {job.work!r} is not a function")
@@ -199,17 +215,10 @@ def checked(*, tables: Any, around: Any, **others: Any) -> Job:
         raise UsageError(f"run: nodes {job.nodes!r} is not one of {NODES}")
     if job.combine not in COMBINE:
         raise UsageError(f"run: combine {job.combine!r} is not one of {COMBINE}")
-    for key, value in (("readers", job.readers), ("reserve", job.reserve), ("seed", job.seed)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise UsageError(f"run: {key} {value!r} is not a number from 0")
-    if job.mailboxes is not None and (isinstance(job.mailboxes, bool) or not isinstance(job.mailboxes, int) or job.mailboxes < 1):
-        raise UsageError(f"run: mailboxes {job.mailboxes!r} is not a number of bytes from 1")
     if job.seed >= 1 << 64:
         raise UsageError(f"run: seed {job.seed} does not fit into 64 bits")
     if job.checkpoint is not None and not hasattr(job.checkpoint, "bind"):
         raise UsageError(f"run: checkpoint {job.checkpoint!r} is not mpips.Checkpoints(...)")
-    if isinstance(job.timeout, bool) or not isinstance(job.timeout, (int, float)) or not job.timeout > 0:
-        raise UsageError(f"run: timeout {job.timeout!r} is not a number of seconds above 0")
     if (job.readers > 0) != (job.read is not None):
         raise UsageError(f"run: readers={job.readers} and read={job.read!r} go together")
     if job.device not in DEVICES:
@@ -229,9 +238,9 @@ def threads_of(threads: int | None, environ: Mapping[str, str] = os.environ) -> 
         where = next((name for name in THREADS if environ.get(name)), "")
         found = environ[where].split(",")[0].strip() if where else 1  # OMP_NUM_THREADS may list nested levels
         found = int(found) if isinstance(found, str) and found.isdecimal() else found
-    if isinstance(found, bool) or not isinstance(found, int) or found < 1:
+    if (count := whole(found, 1)) is None:
         raise UsageError(f"{where} {found!r} is not a number from 1")
-    return found
+    return count
 
 
 def spread_out(threads: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from mpips.arrays import Array
 from mpips.errors import UsageError
+from mpips.given import whole
 from mpips.nn import MSE, Sequential, SoftmaxCrossEntropy
 from mpips.nn.layer import Grads, Layer, Params
 from mpips.table import Dense as Table
@@ -131,6 +132,7 @@ class NetModel:
         """Return the option, a number or a list of numbers from 1, as a tuple, or raise with its name."""
         value: Any = getattr(self, option)
         many = value if isinstance(value, (list, tuple)) else (value,)
-        if any(isinstance(n, bool) or not hasattr(n, "__index__") or n < 1 for n in many):
+        sizes = tuple(n for n in (whole(one, 1) for one in many) if n is not None)
+        if len(sizes) < len(many):
             raise UsageError(f"model {self.name}: option '{option}': {value!r} is not made of numbers from 1")
-        return tuple(int(n) for n in many)
+        return sizes

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from mpips.arrays import Array, namespace
 from mpips.errors import UsageError
+from mpips.given import whole
 from mpips.init import Init, xavier, zeros
 from mpips.nn.layer import Grads, Param, Params, Shape, parameter
 
@@ -28,8 +29,9 @@ class Dense:
     init: Init = xavier()  # noqa: RUF009 - immutable
 
     def __post_init__(self) -> None:
-        if isinstance(self.units, bool) or not isinstance(self.units, int) or self.units < 1:
+        if (units := whole(self.units, 1)) is None:
             raise UsageError(f"Dense: units {self.units!r} is not a number from 1")
+        object.__setattr__(self, "units", units)
 
     def shapes(self, input_shape: Shape) -> dict[str, Param]:
         """Return `w`, and `b` if there is one."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from mpips.arrays import Array, namespace
 from mpips.errors import UsageError
+from mpips.given import whole
 from mpips.layout import grid
 from mpips.nn.layer import Grads, Layer, Param, Params, Shape
 from mpips.nn.losses import Loss, SoftmaxCrossEntropy
@@ -38,7 +39,8 @@ class Sequential:
     def __init__(self, layers: Sequence[Layer | tuple[str, Layer]], *, input_shape: Shape | int | None = None,
                  loss: Loss | None = None) -> None:
         self.layers = tuple(_named(layers))
-        self.input_shape = (input_shape,) if isinstance(input_shape, int) else input_shape and tuple(input_shape)
+        given: Any = input_shape if whole(input_shape) is None else (whole(input_shape),)
+        self.input_shape: Shape | None = None if given is None else tuple(given)
         self.loss: Loss = SoftmaxCrossEntropy() if loss is None else loss
         self._expected = None if self.input_shape is None else self.shapes(self.input_shape)
 

@@ -12,18 +12,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from numbers import Real
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 from mpips.errors import UsageError
-
-
-def number(value: Any, what: str) -> float:
-    """Return `value` as a float, or raise UsageError that starts with `what` if it is not a finite number."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise UsageError(f"{what} {value!r} is not a finite number")
-    return float(value)
+from mpips.given import number
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import array_api_compat
 
 from mpips.errors import UsageError
+from mpips.given import number
 from mpips.layout import grid
-from mpips.optim.base import number
 
 Grads = TypeVar("Grads")
 

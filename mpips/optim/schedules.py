@@ -17,10 +17,9 @@ from dataclasses import dataclass, fields
 from math import cos, pi
 from typing import Any
 
-import numpy as np
-
 from mpips.errors import UsageError
-from mpips.optim.base import Schedule, number
+from mpips.given import number, whole
+from mpips.optim.base import Schedule
 
 
 @dataclass(frozen=True)
@@ -32,9 +31,9 @@ class _Checked(Schedule):
             value: Any = getattr(self, f.name)
             where = f"schedule {self.name}: {f.name}"
             if f.name in ("every", "clocks"):
-                if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+                if (clocks := whole(value, 1)) is None:
                     raise UsageError(f"{where} {value!r} is not a number of clocks from 1")
-                object.__setattr__(self, f.name, int(value))
+                object.__setattr__(self, f.name, clocks)
             elif not isinstance(value, Schedule):
                 value = number(value, where)
                 if value < 0:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
+import numpy as np
 from msgspec import Meta
 
 from mpips.errors import UsageError
@@ -149,8 +150,7 @@ def load(path: str | Path, settings: Iterable[str] = ()) -> Config:
 
 def parse(raw: Mapping[str, Any], where: str = "fit") -> Config:
     """Return the configuration that `raw` (as TOML gives it) stands for; `where` begins every error's line."""
-    _finite(raw, where)
-    sections = {key: _section(key, value) for key, value in raw.items()}
+    sections = {key: _section(key, value) for key, value in _finite(raw, where).items()}
     for key in ("data", "model", "optimizer"):
         if key in sections:
             sections[key] = _named(sections[key], SHORT[key], key, where)
@@ -269,14 +269,24 @@ def _servers(servers: int | str | list[int | str], where: str) -> None:
         raise UsageError(f'{where}: servers: expected a number from 1, "per-node" or [n, "first"], got {servers!r}')
 
 
-def _finite(value: Any, where: str, path: str = "") -> None:
-    """Raise for NaN and infinities, which TOML has, at any depth: no key takes them, and no checkpoint could keep them."""
-    inner = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, (list, tuple)) else ()
-    for key, one in inner:
-        at = f"{path}.{key}" if path else str(key)
-        if isinstance(one, float) and not math.isfinite(one):
-            raise UsageError(f"{where}: {at}: {one} is not a finite number")
-        _finite(one, where, at)
+def _finite(value: Any, where: str, path: str = "") -> Any:
+    """Return `value` with Python's numbers in place of NumPy's, at any depth.
+
+    Raise for NaN and infinities, which TOML has: no key takes them, and no checkpoint could keep them.
+    """
+    def inner(key: Any, one: Any) -> Any:
+        return _finite(one, where, f"{path}.{key}" if path else str(key))
+
+    if isinstance(value, Mapping):
+        return {key: inner(key, one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        some = [inner(at, one) for at, one in enumerate(value)]
+        return tuple(some) if isinstance(value, tuple) else some
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{where}: {path}: {value} is not a finite number")
+    return value
 
 
 def _path(nested: Mapping[str, Any]) -> list[str]:

@@ -21,6 +21,7 @@ import numpy as np
 
 from mpips.directory import Directory
 from mpips.errors import UsageError
+from mpips.given import whole
 from mpips.table import Rows
 from mpips.transport.base import Array
 from mpips.worker.group import Group
@@ -143,18 +144,18 @@ class RowCache:
 def new_cache(table: Rows, rows: int, keep: str, clocks: int | None, *, own: bool) -> RowCache:
     """Return an empty cache; UsageError if that is not what `Worker.cache` says."""
     where = f"table '{table.name}': cache()"
-    for key, value, least in (("rows", rows, 1), ("clocks", clocks, 0)):
-        if (value is not None or key == "rows") and (isinstance(value, bool) or not isinstance(value, (int, np.integer))
-                                                     or value < least):
-            raise UsageError(f"{where}: {key} {value!r} is not a number from {least}")
+    if (limit := whole(rows, 1)) is None:
+        raise UsageError(f"{where}: rows {rows!r} is not a number from 1")
+    if clocks is not None and whole(clocks) is None:
+        raise UsageError(f"{where}: clocks {clocks!r} is not a number from 0")
     if keep not in KEEP:
         raise UsageError(f"{where}: keep {keep!r} is not one of {KEEP}")
     if (table.staleness is None) == (clocks is None):
         raise UsageError(f"{where}: " + ("say with clocks= how old a row may be, staleness None sets no limit" if clocks is None
                                          else f"clocks={clocks} is for staleness None, here staleness {table.staleness} says it"))
-    age = clocks if clocks is not None else table.staleness or 0
+    age = whole(clocks) or table.staleness or 0
     try:
-        return RowCache(table, int(rows if table.rows is None else max(min(rows, table.rows), 1)), keep, int(age), own=own)
+        return RowCache(table, limit if table.rows is None else max(min(limit, table.rows), 1), keep, age, own=own)
     except (MemoryError, ValueError):
         raise UsageError(f"{where}: there is no memory for {rows} rows of {table.row_bytes} bytes") from None
 

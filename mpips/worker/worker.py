@@ -23,6 +23,7 @@ from typing import Any, overload
 import numpy as np
 
 from mpips.errors import UsageError
+from mpips.given import whole
 from mpips.server.catalogue import encode
 from mpips.table import Dense, Table
 from mpips.transport.base import Array
@@ -225,9 +226,9 @@ class Worker(Client):
         ids = ids_of(self._device, rows_table(group.states[0].table, "intent()"), rows, "pull")
         if (cache := self._caches.get(group.lo)) is None:
             raise UsageError(f"table '{table}': intent() fetches rows into a cache; call cache() first")
-        if isinstance(at_clock, bool) or not isinstance(at_clock, (int, np.integer)) or at_clock < self.now:
+        if (clock := whole(at_clock, self.now)) is None:
             raise UsageError(f"table '{table}': intent() for clock {at_clock!r}, in clock {self.now}")
-        self._ahead.add(Intent(group, cache, ids.reshape(-1), int(at_clock)))
+        self._ahead.add(Intent(group, cache, ids.reshape(-1), clock))
 
     def pushpull(self, gradients: Arrays) -> dict[str, Any]:
         """Push all gradients, call `clock()`, and return the new values of the same tables, by name.

@@ -43,8 +43,8 @@ GRADIENT = np.ones(3, np.float32)
     ({"mailboxes": 5 << 20, "tables": [LARGE, ASP]}, "table 'asp': staleness None where mailboxes are rings"),
     ({"mailboxes": 5 << 20, "tables": [LARGE], "combine": "node"}, "table 'large': float16 where mailboxes are rings"),
     ({"device": "tpu"}, "run: device 'tpu'"),
-    ({"servers": 0}, "run: servers 0"),
-    ({"servers": (1, "last")}, "run: servers (1, 'last')"),
+    ({"servers": 0}, "run: servers=0"),
+    ({"servers": (1, "last")}, "run: servers=(1, 'last')"),
     ({"meta": {"a": object()}, "checkpoint": True}, "run: checkpoint True"),
 ])
 def test_wrong_arguments(arguments: dict[str, Any], says: str) -> None:
