@@ -162,5 +162,8 @@ def _changed(table: Dense, section: Table) -> Dense:
     if "staleness" in changes:
         changes["staleness"] = bound(changes["staleness"])
     if "optimizer" in changes:
-        changes["optimizer"] = make_optimizer(changes["optimizer"])
+        try:
+            changes["optimizer"] = make_optimizer(changes["optimizer"])
+        except UsageError as error:
+            raise UsageError(f"tables.{table.name}: {error}") from None
     return dataclasses.replace(table, **changes)

@@ -29,7 +29,7 @@ def prepared(**raw: Any) -> Training:
     ({"optimizer": {"name": "sgd", "lr": {"name": "cosinus"}}}, "schedule 'cosinus' is not one of"),
     ({"optimizer": {"name": "sgd", "lr": -1}}, "optimizer sgd: lr"),
     ({"tables": {"linear.v": {}}}, r"tables.linear.v: the model has no such table; did you mean 'linear\.[bw]'\?"),
-    ({"tables": {"linear.w": {"optimizer": "adamm"}}}, "optimizer 'adamm' is not one of"),
+    ({"tables": {"linear.w": {"optimizer": "adamm"}}}, "tables.linear.w: optimizer 'adamm' is not one of"),
     ({"data": "digit"}, "data.source: unknown source 'digit'; did you mean 'digits'"),
     ({"data": {"source": "npz", "path": "none.npz"}}, "data.path none.npz: no such file"),
     ({"readers": 1, "evaluate": "worker"}, "readers: 1 that only read, but evaluate is 'worker'"),
