@@ -169,6 +169,9 @@ def _show(args: argparse.Namespace) -> int:
         values = rows(saved, args.table, args.slot, part)
         length = shape[0] if shape else 1
         first, last, _ = part.indices(length)
+        if args.rows not in (None, slice(None)) and last <= first:
+            asked = ":".join("" if end is None else str(end) for end in (args.rows.start, args.rows.stop))
+            raise UsageError(f"{saved.path}: table '{args.table}' has {_count(length, 'row')}, none of them in --rows {asked}")
         ids = saved.part(args.table, "ids", first, max(first, last)) if described.has_ids else None
     dtype = values.dtype.name
     if values.dtype.itemsize == 2:

@@ -112,8 +112,7 @@ def test_show_prints_some_rows_of_a_large_table(step: Path, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize(("text", "first", "last"), [
-    ("10:12", 10, 12), ("7", 7, 8), (":2", 0, 2), ("-2:", 298, 300), ("-1", 299, 300), ("298:999", 298, 300),
-    ("9:3", 9, 9)])
+    ("10:12", 10, 12), ("7", 7, 8), (":2", 0, 2), ("-2:", 298, 300), ("-1", 299, 300), ("298:999", 298, 300)])
 @pytest.mark.parametrize("slot", [None, "v"])
 def test_show_rows(step: Path, capsys: pytest.CaptureFixture[str], text: str, first: int, last: int,
                    slot: str | None) -> None:
@@ -122,6 +121,23 @@ def test_show_rows(step: Path, capsys: pytest.CaptureFixture[str], text: str, fi
     assert shown["rows"] == [first, last]
     values = np.array(shown["values"], float).reshape(-1, 4)  # "nan" and "inf" are strings
     assert np.array_equal(values, want, equal_nan=True)
+
+
+@pytest.mark.parametrize(("table", "text", "count", "asked"), [
+    ("w", "300", 300, "300:301"), ("w", "999:", 300, "999:"), ("w", "-999", 300, "-999:-998"), ("w", "9:3", 300, "9:3"),
+    ("s", "1", 1, "1:2"), ("e", ":3", 0, ":3")])
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_show_rows_that_are_not_there(step: Path, capsys: pytest.CaptureFixture[str], table: str, text: str, count: int,
+                                      asked: str, more: tuple[str, ...]) -> None:
+    assert main(["ckpt", "show", str(step), table, f"--rows={text}", *more]) == USAGE
+    said = capsys.readouterr()
+    assert said.out == ""
+    there = f"{count} row{'' if count == 1 else 's'}"
+    assert said.err == f"mpips: error: {step}: table '{table}' has {there}, none of them in --rows {asked}\n"
+
+
+def test_show_all_rows_of_a_table_that_has_none(step: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert json_of(capsys, "show", step, "e", "--rows=:")["values"] == []
 
 
 @pytest.mark.parametrize(("table", "start"), [
