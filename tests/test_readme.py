@@ -79,7 +79,7 @@ def test_every_mpips_command_parses() -> None:
         if len(words) == 2 and words[1] in ("ckpt", "plan", "train"):
             continue  # the command as a whole
         assert callable(_parse(words[1:]).run), words
-    for action in ("ls", "tree", "show", "verify"):
+    for action in ("ls", "tree", "show", "diff", "verify"):
         assert ["mpips", "ckpt", action] in [words[:3] for words in found]
 
 

@@ -6,6 +6,7 @@
 | `tree PATH`             | tables, arrays and blocks of one, and what lies in which file                  |
 | `info PATH`             | its manifest: clocks, versions, seed, meta                                     |
 | `show PATH TABLE`       | values or slots, some rows, the row with an id, or numbers about them          |
+| `diff A B`              | in which tables two differ, and by how much; exit code 1 if they do            |
 | `verify PATH`           | everything that is wrong with it; exit code 1 if there is something            |
 """
 
@@ -54,6 +55,8 @@ def add_parser(subparsers: Any) -> None:
                       "with any id, counted as they are stored")
     what.add_argument("--id", metavar="ID", type=int, help="the row of a table of rows with this id")
     what.add_argument("--stats", action="store_true", help="shape, dtype, min, max, mean, norm, zeros, nonfinite")
+    two = action("diff", "say in which tables two checkpoints differ, and by how much; exit code 1 if they do")
+    two.add_argument("other", metavar="OTHER", help="another, saved by any number of servers")
     action("verify", "check structure and every checksum; exit code 1 if anything is wrong")
 
 
@@ -199,6 +202,32 @@ def _row_of(saved: Saved, table: str, wanted: int) -> slice:
     return slice(int(found[0]), int(found[0]) + 1)
 
 
+def _diff(args: argparse.Namespace) -> int:
+    from mpips.checkpoint.diff import diff
+
+    with _open(args.path) as a, _open(args.other) as b:
+        found = diff(a, b)
+    code = OK if found.same else FAILED
+    if args.json:
+        _json({**asdict(found), "a": str(found.a), "b": str(found.b), "same": found.same})
+        return code
+    _say(f"a: {found.a}\nb: {found.b}")
+    if found.clock[0] != found.clock[1]:
+        _say(f"clock {found.clock[0]} in a, {found.clock[1]} in b")
+    for table in found.tables:
+        if table.only:
+            _say(f"table '{table.name}': only in {table.only}")
+        for fact, (x, y) in table.facts.items():
+            _say(f"table '{table.name}': {fact} {x} in a, {y} in b")
+    gaps = [(table.name, gap.array, str(gap.differ), str(gap.elements), f"{gap.absolute:.4g}", f"{gap.relative:.4g}")
+            for table in found.tables for gap in table.arrays if gap.differ]
+    if gaps:
+        _table(("table", "array", "differ", "of", "max abs", "max rel"), gaps)
+    differ = sum(not table.same for table in found.tables)
+    _say(f"{differ} of {_count(len(found.tables), 'table')} differ{'s' if differ == 1 else ''}")
+    return code
+
+
 def _verify(args: argparse.Namespace) -> int:
     from mpips.checkpoint.verify import verify
 
@@ -214,7 +243,7 @@ def _verify(args: argparse.Namespace) -> int:
     return OK if report.ok else FAILED
 
 
-ACTIONS = {"ls": _ls, "tree": _tree, "info": _info, "show": _show, "verify": _verify}
+ACTIONS = {"ls": _ls, "tree": _tree, "info": _info, "show": _show, "diff": _diff, "verify": _verify}
 
 
 def _open(path: str) -> Saved:

@@ -156,6 +156,32 @@ def test_show_stats(step: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "nonfinite  " in told(capsys, "show", step, "e", "--stats")
 
 
+def test_diff_of_equal_ones_on_other_servers(step: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = making.save(tmp_path, TABLES, servers=1, clocks=(8, 6))
+    assert told(capsys, "diff", step, other) == f"a: {step}\nb: {other}\n0 of 4 tables differ\n"
+    assert json_of(capsys, "diff", step, other)["same"] is True
+
+
+def test_diff_tells_in_what(step: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tables = [TABLES[0], Dense("h", (6,), making.SGD, dtype="bfloat16"), TABLES[2], Dense("new", (2,), making.SGD)]
+    other = making.save(tmp_path, tables, clocks=(9, 9), salt=1)
+    lines = told(capsys, "diff", step, other, code=FAILED).splitlines()
+    assert lines[2:6] == ["clock 8 in a, 9 in b", "table 'h': shape [5] in a, [6] in b", "table 'e': only in a",
+                          "table 'new': only in b"]
+    assert lines[6].split() == ["table", "array", "differ", "of", "max", "abs", "max", "rel"]
+    assert [line.split()[:2] for line in lines[7:-1]] == [["w", "value"], ["w", "slots/m"], ["w", "slots/v"], ["s", "value"]]
+    assert lines[7].split()[3:] == ["1200", "inf", "inf"]
+    assert lines[-1] == "5 of 5 tables differ"
+    found = json_of(capsys, "diff", step, other, code=FAILED)
+    assert (found["same"], found["clock"], found["tables"][1]["facts"]) == (False, [8, 9], {"shape": [[5], [6]]})
+    assert found["tables"][0]["arrays"][0]["absolute"] == "inf"
+
+
+def test_diff_of_what_is_no_checkpoint(step: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ckpt", "diff", str(step), str(tmp_path / "nothing")]) == USAGE
+    assert capsys.readouterr().err == f"mpips: error: {tmp_path / 'nothing'}: no such checkpoint\n"
+
+
 def test_verify_tells_by_its_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     step = making.save(tmp_path, TABLES)
     assert told(capsys, "verify", step).startswith(f"{step}: ok, ")
