@@ -7,12 +7,14 @@ The categories' embeddings lie in a table without a number of rows: any 64-bit i
 Each worker reads its own blocks of the file; the last tenth of the file is held out.
 """
 
+import os
 import sys
 
 import numpy as np
 
 import mpips
 from mpips.cli import Parser
+from mpips.cluster.world import environment_size
 from mpips.features import clicks as made_up
 from mpips.features.criteo import CATEGORIES, NUMBERS, Clicks, Criteo
 from mpips.models.dlrm import DLRM
@@ -37,6 +39,8 @@ def arguments():
     args = parser.parse_args()
     if (args.file is None) == (args.make is None):
         parser.error("give either a file, or --make FILE")
+    if args.make and environment_size(os.environ)[0] > 1:
+        parser.error("--make writes one file: start it without mpirun")
     for key in ("rows", "epochs", "batch", "dim", "servers", "capacity"):
         if getattr(args, key) < 1:
             parser.error(f"--{key} {getattr(args, key)} is not a number from 1")

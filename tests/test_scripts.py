@@ -147,6 +147,9 @@ def test_clicks_says_what_is_wrong_in_one_line(tmp_path: Path, ranks: int) -> No
         assert "--batch 0" in said("bad.txt", "--batch", "0")
         assert "--staleness 'x'" in said("bad.txt", "--staleness", "x")
         assert "give either a file" in said()
+    else:
+        assert "--make writes one file: start it without mpirun" in said("--make", "made.txt")
+        assert not list(tmp_path.glob("made.txt*"))
 
 
 def test_content_is_found_better_than_by_tf_idf(tmp_path: Path) -> None:
