@@ -19,7 +19,7 @@
 mean() is the rule's running mean, ' its correction for the start from 0. Slots start at 0. Where PyTorch has the rule,
 the results are PyTorch's (tests hold that) and so are the defaults, but for lr: that is yours to set. All rules take
 `weight_decay` (L2; AdamW and Lion decay apart from the gradient), `clip` (of the gradient) and `bounds` (of the weights).
-RowAdagrad is for tables of rows alone, see `RowFold`.
+RowAdagrad is for tables of rows alone, see `RowFold`. `lr` may be a schedule, see `mpips.optim.schedules`.
 
 >>> from mpips import optim
 >>> optim.SGD(lr=optim.Cosine(0.1, clocks=100), clip=1.0).rate(50)
@@ -35,11 +35,11 @@ from mpips.optim.ftrl import FTRL
 from mpips.optim.lion import Lion
 from mpips.optim.registry import OPTIMIZERS, SCHEDULES, make, make_schedule
 from mpips.optim.rows import RowFold
-from mpips.optim.schedules import Constant, Cosine, Step, Warmup
+from mpips.optim.schedules import Constant, Cosine, Exponential, InverseSqrt, OneCycle, Polynomial, Step, Warmup
 from mpips.optim.sgd import SGD, Add, Momentum, Nesterov
 
 __all__ = [
     "ENGINES", "FTRL", "OPTIMIZERS", "SCHEDULES", "SGD", "AMSGrad", "Adadelta", "Adagrad", "Adam", "AdamW", "Add",
-    "Constant", "Cosine", "Fold", "Lion", "Momentum", "Nesterov", "Optimizer", "RMSProp", "RowAdagrad",
-    "RowFold", "Schedule", "Step", "Warmup", "clip_by_norm", "make", "make_schedule",
+    "Constant", "Cosine", "Exponential", "Fold", "InverseSqrt", "Lion", "Momentum", "Nesterov", "OneCycle", "Optimizer",
+    "Polynomial", "RMSProp", "RowAdagrad", "RowFold", "Schedule", "Step", "Warmup", "clip_by_norm", "make", "make_schedule",
 ]

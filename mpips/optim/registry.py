@@ -12,12 +12,13 @@ from mpips.optim.adam import Adam, AdamW, AMSGrad
 from mpips.optim.base import Optimizer, Schedule
 from mpips.optim.ftrl import FTRL
 from mpips.optim.lion import Lion
-from mpips.optim.schedules import Constant, Cosine, Step, Warmup
+from mpips.optim.schedules import Constant, Cosine, Exponential, InverseSqrt, OneCycle, Polynomial, Step, Warmup
 from mpips.optim.sgd import SGD, Add, Momentum, Nesterov
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {c.__name__.lower(): c for c in (
     SGD, Momentum, Nesterov, Adagrad, RowAdagrad, RMSProp, Adadelta, Adam, AdamW, AMSGrad, Lion, FTRL, Add)}
-SCHEDULES: dict[str, type[Schedule]] = {c.__name__.lower(): c for c in (Constant, Step, Cosine, Warmup)}
+SCHEDULES: dict[str, type[Schedule]] = {c.__name__.lower(): c for c in (
+    Constant, Step, Exponential, Polynomial, Cosine, OneCycle, InverseSqrt, Warmup)}
 
 T = TypeVar("T")
 

@@ -15,6 +15,8 @@ SOME: list[Optimizer] = [
     *(make(name, lr=0.25, clip=2.0) for name in OPTIMIZERS),
     optim.Adam(optim.Warmup(optim.Step(0.1, 5), clocks=3), beta1=0.5, weight_decay=0.1),
     optim.AdamW(optim.Cosine(0.1, 50, floor=0.01)),
+    *(optim.SGD(schedule) for schedule in (optim.Exponential(0.1, 0.9, 5), optim.Polynomial(0.1, 50, 2), optim.InverseSqrt(0.1, 9),
+                                           optim.OneCycle(0.1, 50, div=10), optim.Warmup(optim.Polynomial(0.1, 50), 3))),
     *(make(name, lr=0.25, bounds=(-1, 2.5)) for name in OPTIMIZERS),
 ]
 
@@ -22,7 +24,7 @@ SOME: list[Optimizer] = [
 def test_names_are_those_of_configuration_files() -> None:
     assert list(OPTIMIZERS) == ["sgd", "momentum", "nesterov", "adagrad", "rowadagrad", "rmsprop", "adadelta", "adam",
                                 "adamw", "amsgrad", "lion", "ftrl", "add"]
-    assert list(SCHEDULES) == ["constant", "step", "cosine", "warmup"]
+    assert list(SCHEDULES) == ["constant", "step", "exponential", "polynomial", "cosine", "onecycle", "inversesqrt", "warmup"]
 
 
 @pytest.mark.parametrize("rule", SOME, ids=lambda r: r.name)
@@ -68,7 +70,7 @@ def test_lr_as_a_dict_is_a_schedule() -> None:
     ("ftrl", {"lr": 0.0}, "optimizer ftrl: lr 0.0 is not above 0"),
     ("ftrl", {"lr": {"name": "constant", "lr": 0.1}}, "optimizer ftrl: lr is a schedule"),
     ("sgd", {"lr": {"lr": 0.1}}, "optimizer sgd: lr: a schedule needs a name, one of constant, step"),
-    ("sgd", {"lr": {"name": "poly", "lr": 0.1}}, "schedule 'poly' is not one of constant, step, cosine, warmup"),
+    ("sgd", {"lr": {"name": "poly", "lr": 0.1}}, "schedule 'poly' is not one of constant, step, exponential, .*, warmup"),
     ("sgd", {"lr": {"name": "step", "lr": 0.1}}, "schedule step: every is missing"),
     ("sgd", {"lr": {"name": "step", "lr": 0.1, "each": 3}}, "schedule step: unknown option 'each'; it has lr, every"),
 ])
