@@ -110,7 +110,8 @@ class Client:
         staleness. After its own `push` and `clock()` a worker's pull contains that push.
 
         Args:
-            out: array, or list of arrays, to fill and return instead: C-contiguous, of the table's shape and dtype.
+            out: array, or list of arrays, to fill and return instead: C-contiguous, of the table's shape and dtype. It may be
+                another library's, such as a tensor of PyTorch on the host (NumPy 2.1 or newer), see `mpips.worker.arrays`.
             rows: ids, for a table of rows: integers in an array of any shape, repeats allowed. The result has shape
                 `(*rows.shape, dim)`. Without it: all rows, in the order of their ids, if the table has rows=N.
             pool, offsets: return the "sum" or "mean" of the rows of each bag, (bags, dim); bag i is

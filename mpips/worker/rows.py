@@ -14,7 +14,7 @@ from mpips.directory import owners
 from mpips.errors import UsageError
 from mpips.table import Rows, Table
 from mpips.transport.base import Array
-from mpips.worker.arrays import seen
+from mpips.worker.arrays import on_host, read_only, seen
 from mpips.worker.device import Device
 
 
@@ -52,8 +52,9 @@ def all_rows(table: Rows) -> Array:
 
 def ids_of(device: Device | None, table: Rows, rows: Any, verb: str) -> Array:
     """Return row ids as a new contiguous int64 array of the shape given; UsageError if they are no ids of this table."""
+    host = device.to_host(rows) if device and device.owns(rows) else on_host(table, rows, f"rows of a {verb}")
     try:
-        ids = device.to_host(rows) if device and device.owns(rows) else np.asarray(rows)
+        ids = np.asarray(host)
     except ValueError:  # ragged
         raise UsageError(f"table '{table.name}': rows of a {verb} are an array of whole numbers, not {rows!r:.40}") from None
     if ids.size == 0 and ids.dtype.kind == "f" and not isinstance(rows, np.ndarray):
@@ -74,27 +75,32 @@ def rows_target(device: Device | None, table: Rows, ids: Array, out: Any) -> tup
     Raises UsageError if `out` is given and does not fit.
     """
     shape = (*ids.shape, table.dim)
-    if (out is not None and not ((isinstance(out, np.ndarray) and out.flags.carray) or (device and device.owns(out)))) \
-            or (out is not None and (tuple(out.shape) != shape or out.dtype != table.np_dtype)):
-        raise UsageError(f"table '{table.name}': out must be a C-contiguous, writable array of shape {shape} and dtype "
-                         f"{table.dtype}, not {seen(out)}")
-    if device is None or isinstance(out, np.ndarray):
-        values = np.empty(shape, table.np_dtype) if out is None else out
+    if out is None and device is None:
+        values = np.empty(shape, table.np_dtype)
         return values.reshape(-1, table.dim), lambda: values
-    host = device.empty(shape, table)
-    return host.reshape(-1, table.dim), lambda: device.rows(host, out)
+    there = device is not None and (out is None or device.owns(out))
+    host = out if there else on_host(table, out, "out of a pull")
+    if out is not None and (not (there or (isinstance(host, np.ndarray) and host.flags.carray))
+                            or tuple(host.shape) != shape or host.dtype != table.np_dtype):
+        raise UsageError(f"table '{table.name}': out must be a C-contiguous, writable array of shape {shape} and dtype "
+                         f"{table.dtype}, not {seen(out)}{read_only(host, out)}")
+    if device is None or not there:
+        return host.reshape(-1, table.dim), lambda: out
+    pinned = device.empty(shape, table)
+    return pinned.reshape(-1, table.dim), lambda: device.rows(pinned, out)
 
 
 def gradient_of(device: Device | None, table: Rows, shape: tuple[int, ...], gradient: Any) -> Array:
     """Return the gradient of so many rows as a contiguous array (rows, dim); UsageError if it has another shape or dtype."""
     count, shape = prod(shape), (*shape, table.dim)
     here = device is not None and device.owns(gradient)
-    if not (here or isinstance(gradient, np.ndarray)) or tuple(gradient.shape) != shape or gradient.dtype != table.np_dtype:
+    host = gradient if here else on_host(table, gradient, "a push")
+    if not (here or isinstance(host, np.ndarray)) or tuple(host.shape) != shape or host.dtype != table.np_dtype:
         raise UsageError(f"table '{table.name}': a push of {count} rows takes an array of shape {shape} and dtype "
                          f"{table.dtype}, not {seen(gradient)}")
     if device is not None and here:
-        gradient = device.to_host(gradient)
-    return np.ascontiguousarray(gradient).reshape(-1, table.dim)
+        host = device.to_host(host)
+    return np.ascontiguousarray(host).reshape(-1, table.dim)
 
 
 def distinct(ids: Array, gradient: Array) -> tuple[Array, Array, Array | slice]:

@@ -80,6 +80,7 @@ class Worker(Client):
              offsets: Any = None) -> None:
         """Push a gradient of exactly the table's shape and dtype, or a dict of gradients by table; return once it is committed.
 
+        It may be an array of NumPy, of CuPy on a worker with a GPU, or of another library on the host, such as PyTorch.
         The gradient belongs to the current clock. Committed means that the servers will apply it and that the caller may change
         the array again; `ipush(...).wait(applied=True)` waits until it has been applied.
 
