@@ -64,6 +64,15 @@ def test_digits_toml_is_the_same_training_as_digits_py() -> None:
     assert f'staleness={given.staleness}, combine="{given.combine}"' in text
 
 
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_a_network_of_pytorch(tmp_path: Path, ranks: int) -> None:
+    pytest.importorskip("torch")
+    lines = script("pytorch.py", ranks, tmp_path).out.splitlines()
+    assert [line.split()[1] for line in lines[:-1]] == ["100", "200", "300"]
+    assert float(lines[-1].removeprefix("held-out accuracy ")) >= 0.9
+    assert not list(tmp_path.iterdir())
+
+
 def test_word2vec_tells_neighbours_from_others(tmp_path: Path) -> None:
     options = ("--epochs", "8", "--dim", "16", "--lr", "0.2", "--checkpoint", "there", "--staleness", "2")
     done = script("word2vec.py", 3, tmp_path, *options)
