@@ -1,9 +1,9 @@
 """What has arrived: reads the workers' control words and hands each committed push to the cohort that it changes.
 
 Words are read against the order in which they were written. A worker writes stamps, data, commit, clock, end, each complete before
-the next; so end and clock are taken as the scan before has read them, commit as this one does, and the stamps are read last. A
-clock that is taken therefore never runs ahead of the pushes that belong to it. A SAVE word precedes the clock that it speaks of, so
-it is read after the clock.
+the next; so where a worker's words have changed, end and clock are taken as they were read first, the commit is read again after
+them, and the stamps are read last. A clock that is taken therefore never runs ahead of the pushes that belong to it. A SAVE word
+precedes the clock that it speaks of, so it is read after the clock.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ class Mailboxes:
         clocks: clocks completed, by worker; `final` once it has ended.
         live: whether it has not ended, by worker.
         cohorts: of all tables; `of` gives each table's.
-        rows: each client's words as the last scan read them; `clocks` and `live` are those of the scan before.
-        settled: whether the last two scans read the same.
+        rows: each client's words as the last scan read them, COMMIT and COMING last.
         touched: cohorts that have got a push since the caller last cleared it.
         commits: number of the last committed push, by worker.
         furthest, slowest: largest clock of all, and smallest of the live workers, `NEVER` if there is none.
@@ -53,7 +52,6 @@ class Mailboxes:
         self.of: list[Cohort] = []
         self._here = np.zeros(0, bool)  # by table and half, whether this server has a block of the table
         self.rows: list[list[int]] = [[0] * WORDS for _ in range(plan.clients)]
-        self.settled = True
         self.touched: list[Cohort] = []
         self._count()
 
@@ -81,23 +79,28 @@ class Mailboxes:
         """Look at every client's words; return whether anything was new, and whether that was a clock or an end."""
         t, me = self._transport, self._index
         t.sync()
-        rows = [t.row(me, at, WORDS) for at in self._at]
-        before, same = self.rows, rows == self.rows
-        if same and self.settled:
+        rows, before = [t.row(me, at, WORDS) for at in self._at], self.rows
+        if rows == before:
             return False, False
-        self.rows, self.settled = rows, same
+        self.rows = rows
+        t.sync()
+        changed = [worker for worker in range(self._plan.workers) if rows[worker] != before[worker]]
+        for worker in changed:
+            for word in (COMMIT, COMING):
+                rows[worker][word] = t.load(me, self._at[worker] + word)
         t.sync()
         moved = False
-        for worker in range(self._plan.workers):
+        for worker in changed:
             row = rows[worker]
-            if row[COMMIT] != self.commits[worker]:
-                self._take(worker, row[COMMIT])
-            if row[COMING] > row[COMMIT]:
-                self.coming[worker] = self._under_way(worker, row[COMING])
+            commit, coming = row[COMMIT], row[COMING]
+            if commit != self.commits[worker]:
+                self._take(worker, commit)
+            if coming > commit:
+                self.coming[worker] = self._under_way(worker, coming)
             elif self.coming[worker]:
                 self.coming[worker] = {}
-            end = before[worker][END]
-            clock = end - 1 if end else max(before[worker][CLOCK], self.clocks[worker])  # a resumed worker's is 0 at first
+            end = row[END]
+            clock = end - 1 if end else max(row[CLOCK], self.clocks[worker])  # a resumed worker's is 0 at first
             if clock != self.clocks[worker] or self.live[worker] == bool(end):
                 self.clocks[worker], self.live[worker], moved = clock, not end, True
         if moved:
@@ -113,13 +116,11 @@ class Mailboxes:
 
     def _take(self, worker: int, commit: int) -> None:
         """Hand out the pushes of `worker` up to `commit`, in order; a stamp above it belongs to a push still under way."""
-        takers = self.touched
         for push, tables in self._stamped(worker, self.commits[worker], commit):
             for cohort, mine in self._by_cohort(tables):
                 taker = cohort if len(mine) == len(cohort.tables) else self._enter(cohort.split(set(mine)))
                 taker.add(push)
-                takers.append(taker)
-        self.touched = list(dict.fromkeys(takers))
+                self.touched.append(taker)
         self.commits[worker] = commit
 
     def _under_way(self, worker: int, number: int) -> dict[Cohort, Push]:
@@ -128,6 +129,9 @@ class Mailboxes:
                 for cohort, mine in self._by_cohort(tables) if len(mine) == len(cohort.tables)}
 
     def _by_cohort(self, tables: list[int]) -> list[tuple[Cohort, list[int]]]:
+        first = self.of[tables[0]]
+        if first.tables == tables:
+            return [(first, tables)]
         parts: dict[Cohort, list[int]] = {}
         for table in tables:
             parts.setdefault(self.of[table], []).append(table)
@@ -163,4 +167,4 @@ class Mailboxes:
 
     def ended(self) -> bool:
         """Whether no worker lives."""
-        return not any(self.live)
+        return self.slowest == NEVER
