@@ -7,6 +7,7 @@ slice by slice and stays in cache (engine "numpy", two-byte tables, the gradient
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextvars import Context
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ SLICE = 256 << 10  # bytes of one array; measured: half of it is slower by the c
 LARGE = 1 << 18  # elements from which importing numba pays
 KEPT = SMALLEST // 2  # elements of the arrays that a fold keeps between calls
 TOGETHER = 4  # gradients that one compiled loop adds up; each number is compiled for itself
+QUIET = Context()  # where NumPy does not warn: an infinity is the worker's to report, and a compiled loop would not warn either;
+QUIET.run(np.seterr, all="ignore")  # to enter a copy takes a tenth of `np.errstate`, which costs as much as the arithmetic of a few
 
 
 class Fold:
@@ -117,10 +120,11 @@ class Fold:
             more = [*[kind(1) if c is None else c for c in change], *(self._limits or [kind(0)] * 3)]
             self._team.share(w_old.size, lambda lo, hi: loop(
                 w_old[lo:hi], [g[lo:hi] for g in grads], [s[lo:hi] for s in slots], scalars, w_new[lo:hi], more))
-        elif w_old.size <= KEPT:  # threads never share so few
-            self._part(w_old, w_new, slots, grads, scalars, change, 0, w_old.size)
+        elif w_old.size <= KEPT:  # threads never share so few, and views cost as much as the arithmetic
+            QUIET.copy().run(self._slice, w_old, w_new, slots, grads, scalars, change, self._registers(w_old.size))
         else:
-            self._team.share(w_old.size, lambda lo, hi: self._part(w_old, w_new, slots, grads, scalars, change, lo, hi))
+            self._team.share(w_old.size, lambda lo, hi: QUIET.copy().run(
+                self._part, w_old[lo:hi], w_new[lo:hi], [s[lo:hi] for s in slots], [g[lo:hi] for g in grads], scalars, change))
 
     def _registers(self, size: int) -> list[Array]:
         """Return arrays to compute in; small ones are kept, because new ones cost as much as the arithmetic (measured: 7 us)."""
@@ -133,32 +137,34 @@ class Fold:
         return made
 
     def _part(self, w_old: Array, w_new: Array, slots: Sequence[Array], grads: Sequence[Array], scalars: Sequence[Any],
-              change: tuple[Any, Any, Any], start: int, stop: int) -> None:
-        """Fold elements `start:stop` slice by slice."""
-        stride = min(stop - start, SLICE // self.dtype.itemsize)
-        total, spare, old, new, *scratch = self._registers(stride)
-        with np.errstate(all="ignore"):  # an infinity is the worker's to report, and a compiled loop would not warn
-            for lo in range(start, stop, stride or 1):
-                hi = min(lo + stride, stop)
-                w, out, mine, several = w_old, w_new, list(slots), grads
-                if hi - lo < w_old.size:  # else all at once, and views would cost as much as the arithmetic on a few elements
-                    at, here = slice(lo, hi), slice(0, hi - lo)
-                    w, out, mine, several = w[at], out[at], [s[at] for s in mine], [g[at] for g in grads]
-                    if hi - lo < stride:
-                        total, spare, old, new, *scratch = [s[here] for s in (total, spare, old, new, *scratch)]
-                narrow, rounded = w, out
-                if self.half:
-                    w, out = mine.pop(0) if self.master else old, new
-                    if not self.master:
-                        np.copyto(w, narrow)
-                g = combine(several, w, *change, total, spare)
-                if self._loop is not None and self._change == PLAIN:
-                    self._loop(w, [g], mine, scalars, out)
-                else:
-                    self._program(w, g, mine, scalars, out, scratch)
-                if self._limits is not None:
-                    bound(out, self._limits)
-                if self.half:
-                    np.copyto(rounded, out, casting="same_kind")  # rounds to nearest, ties to even
-                if self.master:
-                    np.copyto(w, out)
+              change: tuple[Any, Any, Any]) -> None:
+        """Fold slice by slice."""
+        stride = SLICE // self.dtype.itemsize
+        registers = self._registers(min(stride, w_old.size))
+        for lo in range(0, w_old.size, stride):
+            at = slice(lo, lo + stride)
+            w = w_old[at]
+            self._slice(w, w_new[at], [s[at] for s in slots], [g[at] for g in grads], scalars, change,
+                        registers if w.size == stride else [r[: w.size] for r in registers])
+
+    def _slice(self, w: Array, out: Array, slots: Sequence[Array], grads: Sequence[Array], scalars: Sequence[Any],
+               change: tuple[Any, Any, Any], registers: Sequence[Array]) -> None:
+        """Fold arrays of one size, that of the registers."""
+        total, spare, old, new, *scratch = registers
+        narrow, rounded = w, out
+        if self.half:
+            w, out = slots[0] if self.master else old, new
+            slots = slots[self.master :]
+            if not self.master:
+                np.copyto(w, narrow)
+        g = combine(grads, w, *change, total, spare)
+        if self._loop is not None and self._change == PLAIN:
+            self._loop(w, [g], slots, scalars, out)
+        else:
+            self._program(w, g, slots, scalars, out, scratch)
+        if self._limits is not None:
+            bound(out, self._limits)
+        if self.half:
+            np.copyto(rounded, out, casting="same_kind")  # rounds to nearest, ties to even
+        if self.master:
+            np.copyto(w, out)
