@@ -34,9 +34,9 @@ class Agenda:
         self._added += 1
         heappush(self._ordered, (job.clock, job.tables[0], self._added, job))
 
-    def first(self) -> Job:
-        """The fold whose turn it is."""
-        return self._turns[0] or self._ordered[0][-1]
+    def first(self) -> Job | None:
+        """The fold whose turn it is, None if there is none."""
+        return (self._turns[0] or self._ordered[0][-1]) if self._turns else None
 
     def done(self, *, ended: bool) -> None:
         """The first has had its turn, and maybe ended: the next one's."""

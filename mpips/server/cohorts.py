@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Container
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mpips.transport.words import NEVER
 
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from mpips.server.store import Span
 
 
-@dataclass(frozen=True, slots=True)
-class Push:
+class Push(NamedTuple):
     """The part of a push that concerns one cohort."""
 
     worker: int

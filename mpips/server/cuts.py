@@ -26,7 +26,11 @@ log = logging.getLogger("mpips.server")
 
 
 class Cuts:
-    """Takes the cuts of one server; without a saver there are none."""
+    """Takes the cuts of one server; without a saver there are none.
+
+    Attributes:
+        wanted: whether `step` can have anything to do at all.
+    """
 
     def __init__(self, transport: Transport, plan: Plan, store: Store, mail: Mailboxes, saver: Saver | None, *,
                  every: int | None = None, at_end: bool = False) -> None:
@@ -35,6 +39,7 @@ class Cuts:
         self._store = store
         self._mail = mail
         self._saver = saver
+        self.wanted = saver is not None
         self._every = every
         self._at_end = at_end and saver is not None
         self._last = tuple(mail.clocks)  # clocks of the newest cut
@@ -60,18 +65,13 @@ class Cuts:
         return min(self._next, *self._wanted) if self._wanted else self._next
 
     @property
-    def wanted(self) -> bool:
-        """Whether `step` can have anything to do at all."""
-        return self._saver is not None
-
-    @property
     def idle(self) -> bool:
         """Whether nothing is being written or published."""
         return self._writing is None and not self._publishing and self._stops.idle
 
     def notice(self) -> None:
         """To be called before each scan, see `Stops.notice`."""
-        if self._saver is not None and not self._plan.lockstep:
+        if not self._plan.lockstep:
             self._stops.notice()
 
     def look(self) -> None:

@@ -41,9 +41,7 @@ def fold_span(transport: Transport, store: Store, job: Job) -> int:
     """Fold the next span of `job` and publish it; return its bytes."""
     span, begin = job.todo.pop(), time.perf_counter()
     done = span.lo in job.ready
-    if not done:
-        compute(transport, store, job, span)
-    version = store.version(span.lo) + 1
+    version = store.version(span.lo) + 1 if done else compute(transport, store, job, span)
     store.mark(span, TICK0 + (version & 1), job.clock + 1)
     transport.sync()
     store.mark(span, VERSION, version)
@@ -52,8 +50,8 @@ def fold_span(transport: Transport, store: Store, job: Job) -> int:
     return 0 if done else span.nbytes
 
 
-def compute(transport: Transport, store: Store, job: Job, span: Span) -> None:
-    """Write the next version of a span to the copy that is not the published one."""
+def compute(transport: Transport, store: Store, job: Job, span: Span) -> int:
+    """Write the next version of a span to the copy that is not the published one; return it."""
     version = store.version(span.lo)
     store.mark(span, BEGIN, version + 1)
     transport.sync()
@@ -63,32 +61,20 @@ def compute(transport: Transport, store: Store, job: Job, span: Span) -> None:
         gradients = [store.gradient(span, p.worker, p.half) for p in job.pushes if not p.void]
     span.fold(store.copy(span, version & 1), store.copy(span, (version + 1) & 1), store.slots(span), gradients,
               step=version + 1, clock=job.schedule, scale=job.scale)
+    return version + 1
 
 
 def acknowledge(transport: Transport, plan: Plan, store: Store, jobs: list[Job]) -> None:
     """Tell the workers that the pushes of these folds are published and their mailbox halves free; after the floors."""
     for job in jobs:
-        lo, hi = job.tables[0], job.tables[-1] + 1
         for push in job.pushes:
-            at = plan.words.ack(push.worker)
-            if hi - lo == 1:
-                store.acks[push.worker, lo] = push.number
-                transport.store(store.index, at + lo, push.number)
-            else:
-                store.acks[push.worker, job.tables] = push.number
-                transport.stores(store.index, at + lo, store.acks[push.worker, lo:hi])
+            store.tell(store.acks[push.worker], plan.words.ack(push.worker), job.tables, push.number)
     transport.sync()
 
 
 def raise_floors(transport: Transport, plan: Plan, store: Store, cohorts: list[Cohort]) -> None:
     """Publish the floors of these cohorts; their blocks were published before."""
-    lo, hi = min([cohort.tables[0] for cohort in cohorts]), max([cohort.tables[-1] for cohort in cohorts]) + 1
     transport.sync()
-    if hi - lo == 1:
-        store.floors[lo] = cohorts[-1].floor
-        transport.store(store.index, plan.words.floor + lo, cohorts[-1].floor)
-    else:
-        for cohort in cohorts:
-            store.floors[cohort.tables] = cohort.floor
-        transport.stores(store.index, plan.words.floor + lo, store.floors[lo:hi])
+    for cohort in cohorts:
+        store.tell(store.floors, plan.words.floor, cohort.tables, cohort.floor)
     transport.sync()

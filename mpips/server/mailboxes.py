@@ -109,10 +109,11 @@ class Mailboxes:
 
     def _count(self) -> None:
         """Find out what follows from clocks and lives; a server asks for it again and again until one of them changes."""
-        self.furthest = max(self.clocks, default=0)
-        self.reached = [c if live else NEVER for c, live in zip(self.clocks, self.live, strict=True)]
-        self.slowest = min(self.reached, default=NEVER)
-        self.horizon = max((c + live for c, live in zip(self.clocks, self.live, strict=True)), default=0)
+        self.furthest, self.horizon, self.reached = max(self.clocks), 0, []
+        for clock, live in zip(self.clocks, self.live, strict=True):
+            self.reached.append(clock if live else NEVER)
+            self.horizon = max(self.horizon, clock + live)
+        self.slowest = min(self.reached)
 
     def _take(self, worker: int, commit: int) -> None:
         """Hand out the pushes of `worker` up to `commit`, in order; a stamp above it belongs to a push still under way."""
@@ -156,9 +157,10 @@ class Mailboxes:
             found = np.flatnonzero((numbers > seen) & (numbers <= last) & self._here)
             cells = list(zip(numbers[found].tolist(), found.tolist(), stamps[found, 1].tolist(), strict=True))
         parts: dict[tuple[int, int, int], list[int]] = {}
-        for number, cell, packed in sorted(cells):
+        for number, cell, packed in cells:
             parts.setdefault((number, packed, cell & 1), []).append(cell >> 1)
-        return [(Push(worker, number, packed >> 1, half, bool(packed & 1)), mine) for (number, packed, half), mine in parts.items()]
+        return [(Push(worker, number, packed >> 1, half, bool(packed & 1)), mine)
+                for (number, packed, half), mine in sorted(parts.items())]
 
     @property
     def quiet(self) -> bool:

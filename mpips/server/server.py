@@ -50,8 +50,8 @@ class Server:
         self._rows = RowFolds(transport, plan, self._store) if plan.words.logs else None
         self._restored = restored  # kept open for tables that are created later: by then it may have been removed
         self._jobs = Agenda()
-        self._held: dict[int, tuple[int, int]] = {}  # client -> its HOLD word, table
-        self._freed: list[int] = []  # tables that were held until now
+        self._holds = [0] * plan.clients  # HOLD words that are dealt with
+        self._held: dict[int, int] = {}  # client -> table
         self._barrier = -1
         self._spare = plan.words.tables > len(plan.layout.tables)  # whether tables can be created later
         if restored is not None and not self._spare:
@@ -64,30 +64,27 @@ class Server:
     def step(self) -> bool:
         """Do a slice of work; return whether there was any."""
         mail = self._mail
-        self._cuts.notice()
+        if self._cuts.wanted:
+            self._cuts.notice()
         news, moved = mail.scan()
-        if news:
-            if self._cuts.wanted:
-                self._cuts.look()
-            self._answer_words()
         new = self._catalogue.grow() if self._spare else []
         if new:
             self._create(new)
-            self._answer_words()  # who asked for another table meanwhile
-        if moved or new:
-            self._advance(mail.cohorts)
-        elif news:
-            self._advance([*mail.touched, *{mail.of[table]: None for table in self._freed}] if self._freed else mail.touched)
-        if mail.touched or self._freed:
-            mail.touched, self._freed = [], []
-        if news and any(mail.coming):
-            self._look_ahead()
+        if news or new:
+            if self._cuts.wanted:
+                self._cuts.look()
+            self._advance(mail.cohorts if moved or new else mail.touched)
+            mail.touched = []
+            if any(mail.coming):
+                self._look_ahead()
         if self._rings is not None and self._rings.step():
             self._advance(mail.cohorts)
             news = True
         if self._rows is not None and self._rows.look(mail.rows):
             news = True
         done = self._work() or self._ahead.step()
+        if news or new:
+            self._answer_words()  # those who push and pull come first
         if self._cuts.wanted and self._cuts.step([cohort.floor for cohort in mail.cohorts], not self._jobs and mail.quiet):
             self._advance(mail.cohorts)  # a cut that is taken lets folds go on
             done = True
@@ -133,16 +130,23 @@ class Server:
 
     def _answer_holds(self) -> None:
         """Put the clients' holds in force where no fold is under way, and end those that were given up."""
-        t, words = self._transport, self._plan.words
-        mail = self._mail
-        for client, row in enumerate(mail.rows):
-            hold = row[HOLD]
-            if client in self._held and self._held[client][0] != hold:  # given up, maybe for another one already
-                self._freed.append(self._held.pop(client)[1])
+        mail, freed = self._mail, []
+        holds = [row[HOLD] for row in mail.rows]
+        if holds == self._holds:
+            return
+        for client, hold in enumerate(holds):
+            if hold == self._holds[client]:
+                continue
+            if client in self._held:  # given up, maybe for another one already
+                freed.append(mail.of[self._held.pop(client)])
             table = (hold & 0xFFFFFFFF) - 1
-            if 0 <= table < len(mail.of) and client not in self._held and mail.of[table].job is None:
-                self._held[client] = hold, table
-                t.store(self.index, words.reply(client) + HELD, hold)
+            if table < 0:
+                self._holds[client] = hold
+            elif table < len(mail.of) and mail.of[table].job is None:
+                self._holds[client], self._held[client] = hold, table
+                self._transport.store(self.index, self._plan.words.reply(client) + HELD, hold)
+        if freed:
+            self._advance(freed)
 
     def _advance(self, cohorts: Iterable[Cohort]) -> None:
         """Raise floors over clocks in which nobody pushed, and start the folds that are due, of some cohorts."""
@@ -169,7 +173,7 @@ class Server:
         self._publish_floors()
 
     def _held_cohorts(self) -> list[Cohort]:
-        return [self._mail.of[table] for _, table in self._held.values()]
+        return [self._mail.of[table] for table in self._held.values()]
 
     def _start(self, cohort: Cohort) -> None:
         """Begin the fold of the next clock (BSP) or of the oldest push (SSP, ASP) of a cohort."""
@@ -233,23 +237,21 @@ class Server:
 
     def _work(self) -> bool:
         """Fold spans of the running jobs, see `agenda`, until a slice is done."""
-        if not self._jobs:
-            return False
         left, ended = SLICE, []
-        while self._jobs and left > 0:
-            job = self._jobs.first()
+        while left > 0 and (job := self._jobs.first()) is not None:
+            left -= CALL
             if job.todo:
                 if job.cohorts[0].rows:
                     assert self._rows is not None
-                    left -= self._rows.fold(job) + CALL
+                    left -= self._rows.fold(job)
                 else:
-                    left -= fold_span(self._transport, self._store, job) + CALL
+                    left -= fold_span(self._transport, self._store, job)
             self._jobs.done(ended=not job.todo)
             if not job.todo:
                 ended.append(job)
         if ended:
             self._end(ended)
-        return True
+        return left < SLICE
 
     def _end(self, jobs: list[Job]) -> None:
         """Publish floors, then acknowledgements, of folds whose blocks are all published; begin what they let go on."""

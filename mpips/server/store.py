@@ -87,6 +87,9 @@ class Store:
         self.rows: dict[int, RowTable] = {}  # by number, tables of rows
         self.since: list[int] = []  # by table, the clock in which it was created, see `catalogue`; -1 at start
         self._views: dict[tuple[int, int], Array] = {}  # by place in the window: a fold asks for the same ones again and again
+        self._marks = plan.words.block(0)
+        self._copies = [self._map.copy(number) for number in (0, 1)]
+        self._halves = [[self._map.mailbox(worker, half) for half in (0, 1)] for worker in range(plan.workers)]
         self.add(range(len(plan.layout.tables)), restored)
 
     def add(self, numbers: Sequence[int], restored: Restored | None = None, since: int = -1) -> None:
@@ -179,11 +182,12 @@ class Store:
 
     def version(self, slot: int) -> int:
         """Published version of a block."""
-        return int(self.marks[slot, VERSION])
+        version: int = self.marks.item(slot, VERSION)
+        return version
 
     def mark(self, span: Span, word: int, value: int) -> None:
         """Write one word of each block of a span."""
-        at = self._plan.words.block(span.lo)
+        at = self._marks + span.lo * BLOCK_WORDS
         if span.hi - span.lo == 1:
             self.marks[span.lo, word] = value
             self._transport.store(self.index, at + word, value)
@@ -191,13 +195,23 @@ class Store:
             self.marks[span.lo : span.hi, word] = value
             self._transport.stores(self.index, at, self.marks[span.lo : span.hi].reshape(-1))
 
+    def tell(self, kept: Array, at: int, tables: Sequence[int], value: int) -> None:
+        """Write a value into the words of some tables, ascending; `at` is the first table's of all, `kept` what stands in them."""
+        lo, hi = tables[0], tables[-1] + 1
+        if hi - lo == 1:
+            kept[lo] = value
+            self._transport.store(self.index, at + lo, value)
+        else:  # the words between stay as they are
+            kept[tables] = value
+            self._transport.stores(self.index, at + lo, kept[lo:hi])
+
     def copy(self, span: Span, number: int) -> Array:
         """View of a span in copy 0 or 1."""
-        return self._view(span, self._map.copy(number))
+        return self._view(span, self._copies[number])
 
     def gradient(self, span: Span, worker: int, half: int) -> Array:
         """View of a span in a worker's mailbox half."""
-        return self._view(span, self._map.mailbox(worker, half))
+        return self._view(span, self._halves[worker][half])
 
     def ring(self, worker: int, offset: int) -> Array:
         """Bytes of a worker's ring from `offset` on."""
@@ -206,6 +220,8 @@ class Store:
 
     def slots(self, span: Span) -> list[Array]:
         """Views of a span in the optimizer's slots, in the order of `Fold.names`."""
+        if not span.slots:
+            return []
         size = span.nbytes // span.dtype.itemsize
         return [slot[span.first : span.first + size] for slot in span.slots[: len(span.fold.names)]]
 
