@@ -7,7 +7,6 @@ slice by slice and stays in cache (engine "numpy", two-byte tables, the gradient
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextvars import Context
 from typing import Any
 
 import numpy as np
@@ -27,8 +26,6 @@ SLICE = 256 << 10  # bytes of one array; measured: half of it is slower by the c
 LARGE = 1 << 18  # elements from which importing numba pays
 KEPT = SMALLEST // 2  # elements of the arrays that a fold keeps between calls
 TOGETHER = 4  # gradients that one compiled loop adds up; each number is compiled for itself
-QUIET = Context()  # where NumPy does not warn: an infinity is the worker's to report, and a compiled loop would not warn either;
-QUIET.run(np.seterr, all="ignore")  # to enter a copy takes a tenth of `np.errstate`, which costs as much as the arithmetic of a few
 
 
 class Fold:
@@ -121,10 +118,10 @@ class Fold:
             self._team.share(w_old.size, lambda lo, hi: loop(
                 w_old[lo:hi], [g[lo:hi] for g in grads], [s[lo:hi] for s in slots], scalars, w_new[lo:hi], more))
         elif w_old.size <= KEPT:  # threads never share so few, and views cost as much as the arithmetic
-            QUIET.copy().run(self._slice, w_old, w_new, slots, grads, scalars, change, self._registers(w_old.size))
+            self._slice(w_old, w_new, slots, grads, scalars, change, self._registers(w_old.size))
         else:
-            self._team.share(w_old.size, lambda lo, hi: QUIET.copy().run(
-                self._part, w_old[lo:hi], w_new[lo:hi], [s[lo:hi] for s in slots], [g[lo:hi] for g in grads], scalars, change))
+            self._team.share(w_old.size, lambda lo, hi: self._part(
+                w_old[lo:hi], w_new[lo:hi], [s[lo:hi] for s in slots], [g[lo:hi] for g in grads], scalars, change))
 
     def _registers(self, size: int) -> list[Array]:
         """Return arrays to compute in; small ones are kept, because new ones cost as much as the arithmetic (measured: 7 us)."""
@@ -157,14 +154,15 @@ class Fold:
             slots = slots[self.master :]
             if not self.master:
                 np.copyto(w, narrow)
-        g = combine(grads, w, *change, total, spare)
-        if self._loop is not None and self._change == PLAIN:
-            self._loop(w, [g], slots, scalars, out)
-        else:
-            self._program(w, g, slots, scalars, out, scratch)
-        if self._limits is not None:
-            bound(out, self._limits)
-        if self.half:
-            np.copyto(rounded, out, casting="same_kind")  # rounds to nearest, ties to even
+        with np.errstate(all="ignore"):  # an infinity is the worker's to report, and a compiled loop would not warn
+            g = combine(grads, w, *change, total, spare)
+            if self._loop is not None and self._change == PLAIN:
+                self._loop(w, [g], slots, scalars, out)
+            else:
+                self._program(w, g, slots, scalars, out, scratch)
+            if self._limits is not None:
+                bound(out, self._limits)
+            if self.half:
+                np.copyto(rounded, out, casting="same_kind")  # rounds to nearest, ties to even
         if self.master:
             np.copyto(w, out)
