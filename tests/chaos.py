@@ -46,6 +46,7 @@ class Chaos:
     Args:
         seed: of the program and of the schedule.
         every: clocks between two checkpoints; `saves` lets workers ask for more.
+        rounds: part of the clocks that end with a prepared round.
     """
 
     tables: list[Dense]
@@ -61,6 +62,7 @@ class Chaos:
     created: list[Dense] = field(default_factory=list)
     mailboxes: int | None = None
     nodes: tuple[int, ...] | None = None
+    rounds: float = 0.3
 
     def __post_init__(self) -> None:
         self.pushes: dict[str, list[tuple[int, int, float]]] = defaultdict(list)  # table -> (worker, clock, its power of two)
@@ -100,7 +102,7 @@ class Chaos:
                 ps.save()
             for wait in self._late(ps, draw):
                 wait()
-            self.final[ps.index] = ps.clock()
+            self.final[ps.index] = self._round(ps, draw) if draw.random() < self.rounds else ps.clock()
         self._pull(ps, draw)
         if draw.random() < 0.5:
             self._push(ps, draw)
@@ -163,6 +165,11 @@ class Chaos:
             ps._beside = [*getattr(ps, "_beside", []), handle.push]  # type: ignore[attr-defined]
         if draw.random() < 0.3:
             ps._begun = [*getattr(ps, "_begun", []), handle.wait]  # type: ignore[attr-defined]
+
+    def _round(self, ps: Worker, draw: random.Random) -> int:
+        for name, value in ps.prepare(self._gradients(ps, draw))().items():
+            self._saw(ps, name, value, ps.now)
+        return ps.now
 
     def _more(self, ps: Worker, draw: random.Random) -> None:
         gradients = self._gradients(ps, draw)

@@ -6,6 +6,7 @@
     ps.push("user", gradient, rows=ids)   their gradients; those of equal ids are added up
     ps.clock()                            end of the step
     ps.pushpull({"w": gradient})          push all, clock, pull all
+    step = ps.prepare({"w": gradient})    the same of fixed arrays, looked at once: step() for each
     with ps.view("w") as w: ...           read-only, no copy where the table lies whole on this node (staleness 0)
     with ps.gradients("w") as g: ...      the mailbox's own memory, pushed when the block ends
     ps.ipull, ps.ipush, ps.ipushpull      the same with handles: test(), wait()
@@ -41,6 +42,7 @@ from mpips.worker.handles import PullHandle, PushHandle, SaveHandle
 from mpips.worker.link import Link
 from mpips.worker.neighbours import Neighbours
 from mpips.worker.pool import bags_of
+from mpips.worker.prepared import Prepared
 from mpips.worker.pull import Pull
 from mpips.worker.push import Push, check_open
 from mpips.worker.row_cache import CachedPull, RowCache, new_cache
@@ -248,6 +250,21 @@ class Worker(Client):
         self.clock()
         handle = self.ipull(names)
         return PullHandle(self._link, handle.pull, lambda: dict(zip(names, handle.wait(), strict=True)))
+
+    def prepare(self, gradients: Arrays, out: Arrays | None = None) -> Prepared:
+        """Return a round of fixed arrays: each call of it is a `pushpull` of what they hold then, into `out` or arrays of its own.
+
+        For many short steps: what can be found out of the arrays and tables is found out here, once.
+
+        Raises:
+            UnknownTable, UsageError: as of `push` and `pull`, and if `out` is not of the same tables.
+
+        >>> step = ps.prepare({"w": gradient}, out={"w": w})                          # doctest: +SKIP
+        >>> for batch in batches:                                                     # doctest: +SKIP
+        ...     gradient[...] = batch.x.T @ (batch.x @ w - batch.y)
+        ...     step()
+        """
+        return Prepared(self, gradients, out)
 
     def gradients(self, table: str) -> Gradients:
         """Return a context manager for an array to write a dense table's gradient into; it is pushed when the block ends.
