@@ -33,7 +33,7 @@ LIMITS = {
     "put": "copy", "get": "copy", "pull": "copy", "pull fresh": "copy", "bytes": "", "update": "bytes", "update of W": "bytes",
     "update threads": "update", "copy beside": "copy", "update beside": "update",
     "push": "copy | update", "push in place": "update", "round in place": "update", "round": "copy | update + copy",
-    "round of tables": "copy | update + copy", "round by rings": "copy | update + copy",
+    "round prepared": "copy | update + copy", "round of tables": "copy | update + copy", "round by rings": "copy | update + copy",
     "two-sided": "copy | update + copy", "allreduce": "copy | update + copy", "gloo": "copy | update + copy",
     "push of rows": "copy | row update", "pull of rows": "take", "round of rows": "copy | row update + take",
     "push of named rows": "copy | row update", "pull of named rows": "take", "round of named rows": "copy | row update + take",

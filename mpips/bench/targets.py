@@ -61,6 +61,7 @@ TARGETS = (
     Target("gloo over round in place, 2 workers", "gloo", f"round in place{SGD}", at_least=2.2, size=BIG, at=(2, 1)),
     Target("two-sided over round, 100 M", "two-sided", f"round{SGD}", at_least=2.4, size=100 * MILLION),
     Target("round over two-sided, 1000 elements", f"round{SGD}", "two-sided", at_most=2.0, size=1000),
+    Target("prepared round over two-sided, 1000 elements", f"round prepared{SGD}", "two-sided", at_most=1.0, size=1000),
     Target("1000 small tables over one of the same bytes", f"round of tables{SGD}", f"round{SGD}", at_most=1.5, size=BIG),
     Target("two-sided over round of rows", "two-sided rows", f"round of rows{SGD}", at_least=2.2, size=ROWS, at=None),
     Target("speed of a pull of rows, of a take's", "take", f"pull of rows{SGD}", at_least=0.7, size=ROWS, at=None),

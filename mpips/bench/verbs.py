@@ -9,6 +9,7 @@
 | pull fresh      | `pull("w")`: a new array, so page faults too                                                    |
 | view            | `with view("w")`                                                                              |
 | round           | push, clock, pull with `out=`                                                                   |
+| round prepared  | the same by a handle of `prepare`                                                               |
 | round in place  | gradients in place (writing them not counted), clock, view                                      |
 | ... unchecked   | the same for a table with nonfinite="allow": nobody looks for NaN and Inf                       |
 | ... threads     | the same where a server folds with `run(threads=)` as many threads as there are cores, at least 2: |
@@ -65,6 +66,7 @@ def verbs(crew: Crew, size: int, *, optimizer: str = "sgd", staleness: int | Non
         if pulls:
             note("pull", timed(lambda: ps.pull("w", out=w), WARM + count))
             note("pull fresh", timed(lambda: ps.pull("w"), WARM + count))
+            note("round prepared", timed(ps.prepare({"w": grad}, out={"w": w}), WARM + count))
             note("view", timed(lambda: _look(ps), WARM + count))
 
     table = _table("w", size, optimizer, staleness, "allow" if variant == "unchecked" else "raise")

@@ -48,7 +48,7 @@ def test_the_report_has_all_that_was_asked_for(done: tuple[Done, dict[str, Any]]
     for size in (100, 300):
         assert {(what, size, "", "") for what in ("copy", "bytes", "put", "get", "two-sided", "allreduce")} <= cases
         assert {("update", size, "sgd", ""), ("update of W", size, "adam", "")} <= cases
-        verbs = ("push", "pull", "pull fresh", "view", "push in place", "round", "round in place")
+        verbs = ("push", "pull", "pull fresh", "view", "push in place", "round", "round prepared", "round in place")
         assert {(what, size, "sgd", "0") for what in verbs} <= cases
         assert {(f"round{variant}", size, "sgd", "0") for variant in (" unchecked", " threads", " in place threads")} <= cases
         assert {("round", size, "adam", "0"), ("push", size, "sgd", "3"), ("round", size, "sgd", "none")} <= cases
