@@ -20,7 +20,7 @@ from mpips.errors import UsageError, WaitTimeout
 from mpips.layout import Block
 from mpips.transport.base import Array
 from mpips.transport.words import BEGIN, BLOCK_WORDS, HELD, HOLD, TICK0, VERSION
-from mpips.worker.group import Group, Reading
+from mpips.worker.group import Batch, Group, Reading
 from mpips.worker.link import Link, TableState
 
 RETRIES = 2  # before a hold
@@ -70,7 +70,7 @@ class Pull:
         self._link.stats["pull_seconds"] += time.perf_counter() - begin
         self._moved += sum([len(s.blocks) for s in reading.stretches])
         if self._link.trace is not None:
-            tables = {s.owner: None for s in reading.stretches}
+            tables = {i: None for s in reading.stretches for i in (s.owners if isinstance(s, Batch) else (s.owner,))}
             self._link.trace.add(what, begin, clock=self.now, what=", ".join(self.group.states[i].table.name for i in tables))
 
     def poll(self) -> None:
@@ -175,12 +175,13 @@ class Pull:
         if not self._as_of:
             self._as_of = ([self.now] * len(group.states) if group.lockstep and not self._link.reader
                             else [self._clock(state) for state in group.states])
-            self._left = (group.reading if self._left is group.early else
+            together = self._most == inf and len(set(self._as_of)) == 1
+            self._left = ((group.together if together else group.reading) if self._left is group.early else
                           Reading(words, _parts(self._left)
                                   + [part for part in _parts(group.reading) if part[0] not in self._apart]))
             self._apart = frozenset(range(len(group.states)))
         reading, later = self._left, list[tuple[int, Sequence[Block]]]()
-        if self._most < inf:
+        if self._most < inf:  # not of batches, then
             parts, later = self._slice(_parts(reading))
             reading = Reading(words, parts)
         if reading.stretches:
@@ -196,6 +197,8 @@ class Pull:
 
     def _slice(self, parts: Sequence[_Part]) -> tuple[list[_Part], list[_Part]]:
         """Split into what is read now, as many blocks as one may, and what is read later."""
+        if self._most == inf:
+            return list(parts), []
         now, later, room = list[_Part](), list[_Part](), self._most
         for owner, blocks in parts:
             count = 0
@@ -260,6 +263,9 @@ class Pull:
         t.sync()
         for s, mine in zip(stretches, versions, strict=True):
             base, out = maps[s.server], outs[s.owner]
+            if isinstance(s, Batch):
+                self._get_batch(s, mine, outs)
+                continue
             for lo, hi in _same_copy(mine):
                 if hi - lo == len(s.blocks):
                     t.get(s.server, base.copy(mine[lo] & 1) + s.offset, out[s.start : s.stop])
@@ -272,14 +278,21 @@ class Pull:
         rows = [t.row(server, word, count) for server, word, count in reading.rows]
         bad: list[tuple[int, Block]] = []
         for s, mine in zip(stretches, versions, strict=True):
-            row, clock, at = rows[s.row], clocks[s.owner], s.lo
-            for i, version in enumerate(mine):
-                if (version < 0 or row[at + BEGIN] > version + 1
-                        or (clock is not None and row[at + TICK0 + (version & 1)] > clock)
-                        or (exact and row[at + TICK0 + (version & 1)] != clock)):
-                    bad.append((s.owner, s.blocks[i]))
-                at += BLOCK_WORDS
+            for i in broken(rows[s.row][s.lo : s.hi], mine, clocks[s.owner], exact=exact):
+                bad.append((s.owners[i] if isinstance(s, Batch) else s.owner, s.blocks[i]))
         return bad
+
+    def _get_batch(self, batch: Batch, versions: Sequence[int], outs: Sequence[Array]) -> None:
+        """Begin to read small tables."""
+        t, here = self._link.transport, self._link.plan.maps[batch.server]
+        window = t.mapped(batch.server)
+        if window is not None and len(_same_copy(versions)) == 1 and versions[0] >= 0 <= versions[-1]:
+            for i, values in zip(batch.owners, batch.views(window, here.copy(versions[0] & 1))[1], strict=True):
+                outs[i][...] = values
+            return
+        for i, block, version in zip(batch.owners, batch.blocks, versions, strict=True):
+            if version >= 0:
+                t.get(batch.server, here.copy(version & 1) + block.offset, outs[i])
 
     def _hold(self, state: TableState, servers: Sequence[int] | None = None) -> list[int]:
         """Ask the servers of a table, or these of them, not to begin another fold of it; return them once they have agreed."""
@@ -326,6 +339,28 @@ def chosen(marks: Sequence[int], clock: int | None) -> list[int]:
         if marks[at + (version & 1)] > clock:
             versions[i] = version - 1 if marks[at + 1 - (version & 1)] <= clock else -1
     return versions
+
+
+def broken(marks: Sequence[int], versions: Sequence[int], clock: int | None, *, exact: bool = False) -> list[int]:
+    """Return which blocks were not whole, by their words after they were read from the copies of these versions.
+
+    Args:
+        exact: see `Pull._attempt`.
+
+    >>> broken([3, 4, 0, 8], [3], 8), broken([3, 5, 0, 8], [3], 8), broken([3, 4, 0, 8], [3], 7)
+    ([], [0], [0])
+    """
+    version = versions[0]
+    if (not exact and version >= 0 and versions.count(version) == len(versions) and max(marks[BEGIN::BLOCK_WORDS]) <= version + 1
+            and (clock is None or max(marks[TICK0 + (version & 1) :: BLOCK_WORDS]) <= clock)):
+        return []  # nearly always
+    out = []
+    for i, version in enumerate(versions):
+        at = i * BLOCK_WORDS
+        tick = marks[at + TICK0 + (version & 1)]
+        if version < 0 or marks[at + BEGIN] > version + 1 or (clock is not None and tick > clock) or (exact and tick != clock):
+            out.append(i)
+    return out
 
 
 def _groups(blocks: Sequence[Block]) -> list[list[Block]]:

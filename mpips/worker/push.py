@@ -38,6 +38,7 @@ class Push:
         self.failure: NonFiniteGradient | None = None  # it will never be committed,
         self.told = True  # and whether the worker has been told so
         self._sums = sums
+        self._kept: list[Array] = []  # what must stay as it is until it has left
         self.nbytes = group.nbytes  # that travel
         if not sums:
             check_open(link, group)
@@ -119,13 +120,12 @@ class Push:
 
     def _send(self) -> None:
         link, group = self._link, self.group
-        states = group.states
         begin = time.perf_counter()
         self._complain()
         number = link.tries = link.tries + 1
         self._announce(number)
         try:
-            voids = [self._write(state, gradient, number) for state, gradient in zip(states, self._gradients, strict=True)]
+            voids = self._write_all(number)
         except NonFiniteGradient as error:
             self.failure = error
             link.all_flush()  # what has left already must not land on top of the push that comes instead
@@ -146,6 +146,7 @@ class Push:
             nbytes -= sum([nbytes if isinstance(state.table, Rows) else state.table.nbytes
                            for state, void in zip(states, voids, strict=True) if void])
         link.all_flush()
+        self._kept.clear()
         link.tell_all(COMMIT, number)
         self.number = number
         for state in states:
@@ -164,6 +165,29 @@ class Push:
         for server in self.group.told:
             self._link.transport.flush(server)
             self._link.tell(server, COMING, number)
+
+    def _write_all(self, number: int) -> list[bool]:
+        """Put all gradients into their halves, small tables side by side in one piece; return which are void."""
+        link, group, states, gradients = self._link, self.group, self.group.states, self._gradients
+        voids, alone = [False] * len(states), group.alone
+        for batch in group.batches:
+            parts = [part for i in batch.owners if (part := gradients[i]) is not None]
+            halves = {states[i].pushes & 1 for i in batch.owners}
+            if len(halves) > 1 or len(parts) < len(batch.owners):
+                alone = [*alone, *batch.owners]
+                continue
+            t, base = link.transport, link.plan.maps[batch.server].mailbox(link.index, halves.pop())
+            window = t.mapped(batch.server)
+            piece = batch.piece(parts, window, base)
+            if window is None:
+                t.put(batch.server, base + batch.offset, piece)
+                self._kept.append(piece)
+            if batch.looks and not self._sums and not finite(piece):
+                for i, part in zip(batch.owners, parts, strict=True):
+                    voids[i] = spoiled(states[i].table, part) and void(link, states[i].table, self.clock)
+        for i in alone:
+            voids[i] = self._write(states[i], gradients[i], number)
+        return voids
 
     def _write(self, state: TableState, gradient: Array | None, number: int) -> bool:
         """Put one table's gradient into its half, looking for NaN and Inf while each block is in cache; whether it is void."""

@@ -142,8 +142,9 @@ class Worker(Client):
             pairs = dict(table)
             group = self._group(tuple(pairs))
             states = group.states
-            tables = [self._dense(name, "a push of several tables").table for name in pairs]
-            flats = [flat(self._device, one, array) for one, array in zip(tables, pairs.values(), strict=True)]
+            if group.rows:
+                self._dense(group.rows, "a push of several tables")
+            flats = [flat(self._device, state.table, array) for state, array in zip(states, pairs.values(), strict=True)]
         check_open(self._link, group)
         self._link.boundary()
         if not more:
