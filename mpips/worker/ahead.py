@@ -50,7 +50,8 @@ class Ahead:
             out = np.empty((len(intent.ids), intent.cache.table.dim), intent.cache.table.np_dtype)
             pull = CachedPull(self._link, intent.group, intent.ids, out, intent.cache, at=intent.at)
             self._intents.append((intent, pull))
-        self._intents = [(intent, pull) for intent, pull in self._intents if intent.at >= self._link.now and not pull.advance()]
+        if self._intents:
+            self._intents = [(intent, pull) for intent, pull in self._intents if intent.at >= self._link.now and not pull.advance()]
 
     def finish(self, group: Group) -> None:
         """Wait for what is under way for this clock of a table."""

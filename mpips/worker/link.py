@@ -164,7 +164,8 @@ class Link:
         t, at = self.transport, self.own + word
         for server in self.servers:
             t.store(server, at, value)
-        self.all_flush()
+        for server in self.servers:
+            t.flush(server)
         for server in self.servers:
             t.ring(server)
 

@@ -62,7 +62,7 @@ class Prepared:
     def __call__(self) -> dict[str, Any]:
         """Do one step and return `values`; raises what `push`, `clock` and `pull` do."""
         short, worker = self._short, self._worker
-        if short is None or worker._sums or not short.push():
+        if short is None or worker._sums or worker._row_sums or not short.push():
             worker.push(self._gradients)
         worker.clock()
         if short is None or not short.pull():
@@ -121,7 +121,9 @@ class _Short:
         else:
             t.put(server, self._mailbox[half], self._gradient)
         link.all_flush()
-        link.tell_all(COMMIT, number)
+        for each in link.servers:  # as `Link.tell_all`; who dozes is woken by the clock that follows
+            t.store(each, link.own + COMMIT, number)
+        link.all_flush()
         state.pushed(number, now)
         self._note("push", begin, now)
         return True
@@ -147,6 +149,7 @@ class _Short:
         t.flush(server)
         t.sync()
         if not whole(t.row(server, block, BLOCK_WORDS), version, now if exact else None):
+            link.stats["retries"] += 1
             return False
         self._note("pull", begin, now)
         return True
