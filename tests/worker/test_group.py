@@ -83,6 +83,11 @@ def test_the_window_itself_is_written_where_it_is_mapped() -> None:
             got = ps.pushpull(grads)
             for name, gradient in grads.items():
                 assert got[name].tobytes() == (turn * gradient).tobytes()
+        for name in ("t1", "t8"):  # their versions lie in the other copy now
+            ps.push(name, grads[name])
+        ps.clock()
+        for name, value in zip(grads, ps.pull(list(grads)), strict=True):
+            assert value.tobytes() == ((4 if name in ("t1", "t8") else 3) * grads[name]).tobytes()
         return True
 
     assert mpips.run(work, several(), device="cpu") == [True]
