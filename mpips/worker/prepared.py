@@ -22,6 +22,7 @@ from mpips.errors import UsageError
 from mpips.transport.base import Array
 from mpips.transport.words import BEGIN, BLOCK_WORDS, COMMIT, TICK0, VERSION
 from mpips.worker.arrays import deliver, flat, target
+from mpips.worker.background import takes_turn
 from mpips.worker.group import Group
 from mpips.worker.link import Link
 from mpips.worker.pull import Pull
@@ -96,6 +97,7 @@ class _Short:
             self._halves, self._copies = ([memory[at : at + self._nbytes] for at in places] for places in (mailbox, copy))
             self._given, self._taken = gradient.view(np.uint8), values.view(np.uint8)
 
+    @takes_turn
     def push(self) -> bool:
         """`Push` of the gradient."""
         link, state, server = self._link, self._state, self._server
@@ -128,6 +130,7 @@ class _Short:
         self._note("push", begin, now)
         return True
 
+    @takes_turn
     def pull(self) -> bool:
         """`Pull` of the values."""
         link, server, block = self._link, self._server, self._block

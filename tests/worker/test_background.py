@@ -116,7 +116,7 @@ def stepwise(handle: Any) -> None:
     """Do what the thread does, where ranks are threads of a scheduler."""
     begun = handle.pull if hasattr(handle, "pull") else handle.push
     while not begun.over:
-        if not begun.go_on(100):
+        if not begun.go_on(100) and not begun.over:
             begun._link.transport.pause(0)
 
 
