@@ -10,18 +10,18 @@ from typing import Any, overload
 import numpy as np
 
 from mpips.errors import UnknownTable, UsageError
-from mpips.server.catalogue import decode, table_of
 from mpips.server.row_table import COUNTERS
 from mpips.table import Rows
 from mpips.trace import span
 from mpips.transport.base import Array
-from mpips.transport.words import CATALOGUE_BYTES, CLOCK, CREATED, DONE, END
+from mpips.transport.words import CLOCK, DONE, END
 from mpips.worker.arrays import deliver, target
 from mpips.worker.background import takes_turn
 from mpips.worker.contribution import AnyPush
 from mpips.worker.device import Device
 from mpips.worker.group import Group
 from mpips.worker.handles import PullHandle
+from mpips.worker.later import adopt
 from mpips.worker.link import Link, TableState
 from mpips.worker.pool import bags_of, pooled
 from mpips.worker.pull import Pull
@@ -241,26 +241,7 @@ class Client:
 
     def _adopt(self) -> None:
         """Take note of tables that others have created, as far as every server has them."""
-        link = self._link
-        t, plan = link.transport, link.plan
-        base = plan.maps[0]
-        known = len(plan.layout.tables)
-        created = min(t.load(server, CREATED) for server in range(plan.servers))
-        if created <= known - link.declared:
-            return
-        t.sync()
-        room = np.empty(CATALOGUE_BYTES, np.uint8)
-        t.get(0, base.catalogue, room)
-        t.flush(0)
-        at = 0
-        for number in range(created):
-            described, size = decode(room[at:])
-            at += size
-            if number >= known - link.declared:
-                layout = plan.fits(table_of(described))
-                assert layout is not None, "the servers had room"
-                plan.adopt(layout)
-        link.grow()
+        adopt(self._link)
 
 
 class Reader(Client):

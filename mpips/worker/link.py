@@ -83,6 +83,7 @@ class Link:
     tables: dict[str, TableState] = field(default_factory=dict)
     tries: int = 0  # number of the last push that was begun
     holds: int = 0  # holds asked for
+    requests: int = 0  # tables asked for
     combines: bool = False  # whether the workers of this node add up their gradients, see `neighbours`
     rings: dict[int, Ring] = field(default_factory=dict)  # by server, of this worker, if there are any
     logs: dict[int, Ring] = field(default_factory=dict)  # by server, this worker's logs, see `row_push`

@@ -25,11 +25,8 @@ import numpy as np
 
 from mpips.errors import UsageError
 from mpips.given import whole
-from mpips.server.catalogue import encode
 from mpips.table import Dense, Table
 from mpips.transport.base import Array
-from mpips.transport.plan import check_ring
-from mpips.transport.words import CATALOGUE, CREATE, CREATE_DONE, CREATED, SPOOL
 from mpips.worker.ahead import Ahead, Intent
 from mpips.worker.arrays import flat
 from mpips.worker.background import takes_turn
@@ -39,6 +36,7 @@ from mpips.worker.contribution import begin_push
 from mpips.worker.device import Device
 from mpips.worker.group import Group
 from mpips.worker.handles import PullHandle, PushHandle, SaveHandle
+from mpips.worker.later import create
 from mpips.worker.link import Link
 from mpips.worker.neighbours import Neighbours
 from mpips.worker.pool import bags_of
@@ -67,7 +65,6 @@ class Worker(Client):
         self._neighbours = neighbours
         self._clocks = Clocks(link, neighbours)
         self._saves = saves
-        self._requests = 0
         self._sums: dict[str, Array] = {}  # by table, what `push(more=True)` has added up
         self._row_sums: dict[str, list[tuple[Array, Array]]] = {}  # by table of rows, ids and gradients of `push(more=True)`
         self._caches: dict[int, RowCache] = {}  # by table
@@ -339,40 +336,7 @@ class Worker(Client):
         """
         if not isinstance(table, Dense):
             raise UsageError(f"create: {table!r:.60} is not a dense table; tables of rows are given to run()")
-        link = self._link
-        t, words = link.transport, link.plan.words
-        if table.name not in link.tables:
-            self._adopt()
-        if table.name in link.tables and link.tables[table.name].table.describe() == table.describe():
-            return
-        if words.tables == link.declared:
-            raise UsageError(f"table '{table.name}': there is no space to create it in; give run(reserve=...) some bytes")
-        if link.plan.rings:
-            check_ring(table)
-            if self._neighbours is not None:
-                raise UsageError(f"table '{table.name}': created later where mailboxes are rings and combine='node'")
-        if link.plan.lockstep and table.staleness != 0 and self._saves:
-            raise UsageError(f"table '{table.name}': staleness {table.staleness} in a job whose checkpoints rely on staleness 0")
-        self._requests += 1
-        since = link.now if link.plan.lockstep and self._saves else -1
-        entry, spool = encode(table, since), link.plan.maps[0].spool(link.index)
-        t.put(0, spool, entry)
-        t.flush(0)
-        link.tell(0, CREATE, self._requests)
-        reply = words.reply(link.index) + CREATE_DONE
-        link.wait(lambda: abs(t.load(0, reply)) >= self._requests, f"table '{table.name}' to be created",
-                  lambda: "server 0 has not answered")
-        t.sync()
-        if t.load(0, reply) < 0:
-            answer = np.empty(SPOOL, np.uint8)
-            t.get(0, spool, answer)
-            t.flush(0)
-            size = int(answer[:8].view(np.int64)[0])
-            raise UsageError(answer[8 : 8 + size].tobytes().decode())
-        count = t.load(0, words.peer(0) + CATALOGUE)
-        link.wait(lambda: all(t.load(s, CREATED) >= count for s in range(link.plan.servers)),
-                  f"table '{table.name}' on every server", lambda: "a server has not created it yet")
-        self._adopt()
+        create(self._link, table, saves=self._saves, combines=self._neighbours is not None)
 
     @takes_turn
     def _end(self) -> None:
