@@ -12,13 +12,10 @@ import functools
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from mpips.errors import WaitTimeout
 from mpips.transport.base import SHORTEST, Backoff, Transport
-
-if TYPE_CHECKING:
-    from mpips.worker.link import Link
 
 LEAST, MOST = 1 << 20, 64 << 20  # bytes of a pull that are read in one turn, fewer after one
 TURN = 10e-3  # that took more seconds than this: verbs wait for it
@@ -104,8 +101,10 @@ def takes_turn(verb: F) -> F:
 
     @functools.wraps(verb)
     def alone(self: Any, *args: Any, **options: Any) -> Any:
-        link: Link = self._link
-        with link.turn:
+        background: Background | None = self._link.background
+        if background is None:
+            return verb(self, *args, **options)
+        with background.turn:
             return verb(self, *args, **options)
 
     return cast(F, alone)

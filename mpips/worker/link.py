@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -103,7 +102,6 @@ class Link:
         words = self.plan.words
         self.own, self.acks = words.client(self.index), words.ack(min(self.index, self.plan.workers - 1))  # first of their words
         self.servers = range(self.plan.servers)
-        self.turn: AbstractContextManager[object] = self.background.turn if self.background else nullcontext()  # a verb's
         self._groups: dict[tuple[str, ...], Group] = {}
         self.stamps = np.zeros((self.plan.words.tables, 2, 2), np.int64)
 

@@ -26,6 +26,7 @@ from mpips.worker.link import Link, TableState
 RETRIES = 2  # before a hold
 
 _Part = tuple[int, Sequence[Block]]  # position of a table, and some of its blocks side by side
+NOTHING: list[_Part] = []
 
 
 class Pull:
@@ -89,8 +90,9 @@ class Pull:
 
     def wait(self) -> None:
         """Advance to the end."""
-        self._link.wait(self._arrived, f"a pull of table {self.group.title}", self._blame)
-        self.advance()
+        if not self.advance():
+            self._link.wait(self._arrived, f"a pull of table {self.group.title}", self._blame)
+            self.advance()
 
     def wait_for(self, some: Sequence[int]) -> None:
         """Wait until these of the tables, by position, are read; with staleness 0 the servers may still fold the others."""
@@ -175,13 +177,16 @@ class Pull:
         if not self._as_of:
             self._as_of = ([self.now] * len(group.states) if group.lockstep and not self._link.reader
                             else [self._clock(state) for state in group.states])
-            together = self._most == inf and len(set(self._as_of)) == 1
-            self._left = ((group.together if together else group.reading) if self._left is group.early else
-                          Reading(words, _parts(self._left)
-                                  + [part for part in _parts(group.reading) if part[0] not in self._apart]))
-            self._apart = frozenset(range(len(group.states)))
-        reading, later = self._left, list[tuple[int, Sequence[Block]]]()
+            if self._left is not group.early:
+                self._left = Reading(words, _parts(self._left)
+                                     + [part for part in _parts(group.reading) if part[0] not in self._apart])
+            elif self._most == inf and len(set(self._as_of)) == 1:  # nearly always: all at once
+                self._left = group.together
+            else:
+                self._left = group.reading
+        reading, later = self._left, NOTHING
         if self._most < inf:  # not of batches, then
+            self._apart = frozenset(range(len(group.states)))
             parts, later = self._slice(_parts(reading))
             reading = Reading(words, parts)
         if reading.stretches:

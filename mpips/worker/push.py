@@ -77,9 +77,8 @@ class Push:
 
     def wait(self) -> None:
         """Advance until it is committed."""
-        if not self.committed:
-            if not self.failure:
-                wait_half(self._link, self.group)
+        if not self.advance():
+            wait_half(self._link, self.group)
             self._send()
 
     def applied(self) -> bool:

@@ -133,7 +133,7 @@ class RingPush(Push):
 
     def wait(self) -> None:
         """Advance until it is committed."""
-        if not self.committed and not self.failure and self._left is None:
+        if not self.advance() and self._left is None:
             wait_half(self._link, self.group)
         while not self.advance():
             self._link.wait(self._room, f"room for a push of table {self.group.title}", self._before, self._taken)
