@@ -53,11 +53,14 @@ class Messages:
         requests.append(comm.Isend([question, question.nbytes, byte], rank, ASK))
         self._questions.append(question)
 
-    def complete(self, rank: int) -> None:
-        """Wait for all that this rank was asked for."""
-        self._mpi.Request.Waitall(self._asked.pop(rank, []))
+    def arrived(self, rank: int) -> bool:
+        """Whether all that this rank was asked for is here."""
+        if not self._mpi.Request.Testall(self._asked.get(rank, [])):
+            return False
+        self._asked.pop(rank, None)
         if not self._asked:
             self._questions = []
+        return True
 
     def serve(self) -> bool:
         """Send what has been asked for; return whether anything is on its way."""

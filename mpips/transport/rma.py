@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mpips.transport.base import IDLE, Array, nap, take
+from mpips.transport.base import IDLE, Array, Backoff, nap, take
 from mpips.transport.doze import Futex, futex
 from mpips.transport.messages import LEAST, Faster, Messages
 from mpips.transport.shared import allocate
@@ -185,8 +185,9 @@ class Rma:
         if server in self._reads:
             assert self._messages is not None
             way, begin, nbytes = self._reads.pop(server)
-            if way:
-                self._messages.complete(rank)
+            backoff = Backoff(self)  # a flush would keep a core busy, which may be the one that computes meanwhile
+            while way and not self._messages.arrived(rank):
+                backoff.rest()
             self._faster.took(way, time.perf_counter() - begin, nbytes)
         self.flushing = None
 

@@ -18,7 +18,7 @@ from mpips.errors import WaitTimeout
 from mpips.transport.base import SHORTEST, Backoff, Transport
 
 LEAST, MOST = 1 << 20, 64 << 20  # bytes of a pull that are read in one turn, fewer after one
-TURN = 10e-3  # that took more seconds than this: verbs wait for it
+TURN = 30e-3  # that took more seconds than this: verbs wait for it, and each turn begins and ends with round trips
 NAP = 2e-3  # seconds, the longest between two looks; each costs some round trips
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -50,7 +50,7 @@ class Background:
         self._work = threading.Event()
         self._thread: threading.Thread | None = None
         self._closed = False
-        self._most = LEAST
+        self._most = 4 * LEAST
 
     def add(self, begun: Begun) -> None:
         """Let this go on until it is over; in its verb's turn."""
