@@ -195,6 +195,8 @@ class Pull:
                 bad.setdefault(owner, []).append(block)
             for owner, blocks in bad.items():
                 self._again(group.states[owner], self._outs[owner], self._as_of[owner], blocks)
+            if self._link.reader:  # it has read these as a whole, maybe of a later clock
+                later = [part for part in later if part[0] not in bad or group.staleness[part[0]] != 0]
             self._note("pull", begin, reading)
         if later:
             self._left = Reading(words, later)

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,7 +15,9 @@ import pytest
 import mpips
 from mpips import Dense, Reader, Worker, optim
 from mpips.errors import NonFiniteGradient, WaitTimeout
+from mpips.server import Server
 from mpips.transport.local import Local
+from mpips.transport.places import Endpoint
 from mpips.worker import background
 from mpips.worker.background import Background
 from tests.mpirun import launcher, mpirun
@@ -112,6 +114,16 @@ def test_it_goes_on_while_no_verb_runs(tmp_path: Path, nodes: str) -> None:
     assert ("worker 0, background" in names) == (nodes == "single")
 
 
+class Played:
+    """In place of the thread, which the test plays."""
+
+    far = frozenset(range(8))
+
+    def add(self, begun: Any) -> None:
+        assert not begun.over
+        assert getattr(begun, "_as_of", ()) == (), "nothing of it has been read"
+
+
 def stepwise(handle: Any) -> None:
     """Do what the thread does, where ranks are threads of a scheduler."""
     begun = handle.pull if hasattr(handle, "pull") else handle.push
@@ -131,6 +143,7 @@ def test_slices_are_never_torn(seed: int, staleness: int | None, monkeypatch: py
 
     def work(ps: Worker) -> Any:
         seen = []
+        ps._link.background = cast(Background, Played())
         for _ in range(3):
             handle = ps.ipull(["w", "v"])
             stepwise(handle)
@@ -141,6 +154,7 @@ def test_slices_are_never_torn(seed: int, staleness: int | None, monkeypatch: py
         return seen
 
     def look(ps: Reader) -> None:
+        ps._link.background = cast(Background, Played())
         while not ps.done:
             handle = ps.ipull(["w", "v"])
             stepwise(handle)
@@ -153,6 +167,34 @@ def test_slices_are_never_torn(seed: int, staleness: int | None, monkeypatch: py
         for step, values in enumerate(results[worker]):
             assert whole(values)
             assert staleness != 0 or all((v == 2 * step).all() for v in values)
+
+
+class Second(Server):
+    """The second server is slower than the first."""
+
+    def step(self) -> bool:
+        for _ in range(30 * self.index):
+            cast(Endpoint, self._transport)._turn()
+        return super().step()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_slices_that_a_reader_has_read_again_are_of_the_same_clock_as_the_others(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_blocks(monkeypatch)
+
+    def work(ps: Worker) -> None:
+        for _ in range(8):
+            ps.push("w", np.ones((6, 16), np.float32))
+            ps.clock()
+
+    def look(ps: Reader) -> None:
+        ps._link.background = cast(Background, Played())
+        while not ps.done:
+            handle = ps.ipull("w")
+            stepwise(handle)
+            assert len(np.unique(handle.wait())) == 1
+
+    play([Dense("w", (6, 16), optim.Add())], work, servers=2, readers=1, read=look, seed=seed, far=True, make=Second)
 
 
 class Counted:
