@@ -41,7 +41,7 @@ class Rma:
         spread: whether some rank must reach a server from another node.
 
     Attributes:
-        flushing: the server elsewhere for which a flush waits, and since when; it has no limit of its own.
+        flushing: the server elsewhere that a flush, put or get waits for, and since when; none of these has a limit of its own.
         sending: whether this server sends something that was asked for.
     """
 
@@ -95,13 +95,15 @@ class Rma:
     def put(self, server: int, offset: int, data: Array) -> None:
         window, rank = self._route[server]
         size, byte = data.nbytes, self._byte
+        self._waits(server)
         if size <= LONGEST and data.dtype.isbuiltin == 1:  # MPI takes it as it is: views cost more than the call
             window.Put([data, size, byte], rank, (offset, size, byte))
-            return
-        flat = data.reshape(-1).view(np.uint8)
-        for at in range(0, size, LONGEST):
-            part = flat[at : at + LONGEST]
-            window.Put([part, part.size, byte], rank, (offset + at, part.size, byte))
+        else:
+            flat = data.reshape(-1).view(np.uint8)
+            for at in range(0, size, LONGEST):
+                part = flat[at : at + LONGEST]
+                window.Put([part, part.size, byte], rank, (offset + at, part.size, byte))
+        self.flushing = None
 
     def get(self, server: int, offset: int, out: Array) -> None:
         window, rank = self._route[server]
@@ -115,13 +117,20 @@ class Rma:
                 for at in range(0, size, LONGEST):
                     self._messages.get(rank, offset + at, flat[at : at + LONGEST])
                 return
+        self._waits(server)
         if size <= LONGEST and out.dtype.isbuiltin == 1:
             window.Get([out, size, byte], rank, (offset, size, byte))
-            return
-        flat = out.reshape(-1).view(np.uint8)
-        for at in range(0, size, LONGEST):
-            part = flat[at : at + LONGEST]
-            window.Get([part, part.size, byte], rank, (offset + at, part.size, byte))
+        else:
+            flat = out.reshape(-1).view(np.uint8)
+            for at in range(0, size, LONGEST):
+                part = flat[at : at + LONGEST]
+                window.Get([part, part.size, byte], rank, (offset + at, part.size, byte))
+        self.flushing = None
+
+    def _waits(self, server: int) -> None:
+        """Note that a call of MPI begins that may wait for this server; of Open MPI a Put may, when much is on its way."""
+        if self._words[server] is None:
+            self.flushing = server, time.perf_counter()
 
     def gather(self, server: int, offset: int, index: Array, out: Array) -> None:
         memory = self._bytes[server]
@@ -179,8 +188,7 @@ class Rma:
 
     def flush(self, server: int) -> None:
         window, rank = self._route[server]
-        if self._words[server] is None:
-            self.flushing = server, time.perf_counter()
+        self._waits(server)
         window.Flush(rank)
         if server in self._reads:
             assert self._messages is not None

@@ -76,6 +76,7 @@ def test_skip_counts_what_it_leaves_out() -> None:
 
 STOPPED = """
 import os, signal
+import numpy as np
 import mpips
 from mpips.cluster import together
 
@@ -89,20 +90,27 @@ where = {where!r}
 if rank == {rank}:
     owner = {{"Rma": together, "server": together.Job, "close": together.Rma, "step": together.Server}}[where]
     setattr(owner, where, stops(getattr(owner, where)))
-mpips.run(lambda ps: ps.pull("w") and None, [mpips.Dense("w", (1,), mpips.optim.Add())], device="cpu", timeout=2.0,
-          nodes={nodes!r})
+SIZE = {size}
+
+def work(ps):
+    if SIZE > 1:
+        ps.push("w", np.ones(SIZE, np.float32))
+    ps.pull("w")
+
+mpips.run(work, [mpips.Dense("w", (SIZE,), mpips.optim.Add())], device="cpu", timeout=2.0, nodes={nodes!r})
 """
 
 
-@pytest.mark.parametrize(("where", "rank", "nodes", "says"), [
-    ("Rma", 1, "real", "for the other ranks, to make the windows"),
-    ("server", 0, "real", ""),  # the servers fill their windows: rank 0, which knows who is missing, may be the one
-    ("step", 0, "single", "for server 0, which neither takes nor gives data"),  # a flush to it would wait for ever
-    ("close", 2, "real", "for the other ranks, to give the windows back"),
+@pytest.mark.parametrize(("where", "rank", "nodes", "says", "size"), [
+    ("Rma", 1, "real", "for the other ranks, to make the windows", 1),
+    ("server", 0, "real", "", 1),  # the servers fill their windows: rank 0, which knows who is missing, may be the one
+    ("step", 0, "single", "for server 0, which neither takes nor gives data", 1),  # a flush to it would wait for ever
+    ("step", 0, "single", "for server 0, which neither takes nor gives data", 20_000_000),  # and so would some Puts of Open MPI
+    ("close", 2, "real", "for the other ranks, to give the windows back", 1),
 ])
-def test_nobody_waits_in_silence_for_a_rank_that_stands_still(where: str, rank: int, nodes: str, says: str) -> None:
+def test_nobody_waits_in_silence_for_a_rank_that_stands_still(where: str, rank: int, nodes: str, says: str, size: int) -> None:
     """On a disk that hangs, or in a stopped container."""
-    done = mpirun(3, STOPPED.format(where=where, rank=rank, nodes=nodes), timeout=60)
+    done = mpirun(3, STOPPED.format(where=where, rank=rank, nodes=nodes, size=size), timeout=60)
     assert done.code == TRY_AGAIN, done
     assert "waited 2 s" in done.err, done
     assert says in done.err, done
