@@ -170,9 +170,9 @@ def _work(job: Job, comm: MPI.Comm, roles: Roles, transport: Rma, plan: Plan, in
     worker = make_worker(job, transport, plan, index, now, device, trace, shared, members, background)
     abort.describe(lambda: f"worker {index}, clock {worker.now}")
     result = encode(job.work(worker), f"result of worker {index}")
-    worker._end()
     if background is not None:
-        background.close()
+        background.close()  # once the worker has ended the servers need not answer
+    worker._end()
     return _gather(comm, roles, transport, plan, index, result, job.timeout)
 
 

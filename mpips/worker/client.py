@@ -239,6 +239,7 @@ class Client:
             self._adopt()
         return self._link.group(names)
 
+    @takes_turn
     def _adopt(self) -> None:
         """Take note of tables that others have created, as far as every server has them."""
         adopt(self._link)

@@ -14,7 +14,7 @@ import pytest
 
 import mpips
 from mpips import Dense, Reader, Worker, optim
-from mpips.errors import NonFiniteGradient, WaitTimeout
+from mpips.errors import NonFiniteGradient, UnknownTable, WaitTimeout
 from mpips.server import Server
 from mpips.transport.local import Local
 from mpips.transport.places import Endpoint
@@ -294,3 +294,52 @@ def test_a_push_that_failed_where_nobody_saw_it_is_told_once(monkeypatch: pytest
         return str(ps.pull("w"))
 
     assert mpips.run(work, [Dense("w", (3,), optim.Add())], device="cpu") == ["[1. 1. 1.]"]
+
+
+def test_every_verb_takes_its_turn_before_it_calls_mpi() -> None:
+    """Also one that meets an unknown name, and asks the servers for tables that others have created."""
+    def work(ps: Worker) -> None:
+        link = ps._link
+        link.background = beside = Background(link.transport, frozenset([0]))
+        link.turn = beside.turn
+        free = []
+        load = link.transport.load
+        link.transport.load = lambda *where: (free.append(not beside.turn._is_owned()), load(*where))[1]  # type: ignore[attr-defined, method-assign]
+        for verb in (ps.pull, ps.ipull, ps.view, ps.gradients, lambda name: ps.cache(name, 3), lambda name: ps.push(name, np.ones(3)),
+                     lambda name: ps.intent(name, [1], 0), ps.server_stats):
+            with pytest.raises(UnknownTable):
+                verb("other")  # type: ignore[operator]
+        assert free
+        assert not any(free)
+
+    mpips.run(work, [Dense("w", (3,), optim.Add())], device="cpu")
+
+
+END = """
+import time
+import mpips
+from mpips.transport.words import END
+from mpips.worker.background import Background
+
+class Begun:
+    over = False
+    def __init__(self, link):
+        self.link = link
+    def go_on(self, most):
+        assert self.link.transport.load(0, self.link.own + END) == 0, "the servers may be gone"
+        return False
+
+def work(ps):
+    background = ps._link.background
+    background.add(Begun(ps._link))
+    close = background.close
+    background.close = lambda: (time.sleep(0.1), close())
+
+mpips.run(work, [mpips.Dense("w", (3,), mpips.optim.Add())], device="cpu", nodes="single")
+"""
+
+
+@needs_mpirun
+def test_nothing_goes_on_when_the_worker_has_said_that_it_is_gone() -> None:
+    done = mpirun(2, END)
+    assert done.code == 0, done
