@@ -114,6 +114,7 @@ class Gradients:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self._state.filling = False
         if kind is None:
+            self._settle()  # what was begun inside
             group = self._link.group((self._state.table.name,))
             begin_push(self._link, self._neighbours, group, [None if self.zero_copy else self._values]).wait()
 

@@ -236,3 +236,22 @@ def test_adding_out_of_turn_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
         except Exception:  # noqa: BLE001 - a broken protocol may fail in any way
             return
     assert any(result != got[0] for result in got)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_push_begun_inside_gradients_is_committed_before_them(seed: int) -> None:
+    """It goes piece by piece: another push in between would take its pieces for its own."""
+    def work(ps: Worker) -> list[float]:
+        found = []
+        for _ in range(3):
+            with ps.gradients("w") as gradient:
+                inside = ps.ipush("v", np.ones((10, 16), np.float32))
+                gradient[:] = 10
+            assert inside.test()
+            ps.clock()
+            found += [float(x) for values in ps.pull(["w", "v"]) for x in np.unique(values)]
+        return found
+
+    both = [Dense(name, (10, 16), optim.Add()) for name in ("w", "v")]
+    results = play(both, work, servers=2, seed=seed, mailboxes=2 * LEAST)
+    assert results["worker 0"] == results["worker 1"] == [20, 2, 40, 4, 60, 6]
