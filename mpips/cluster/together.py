@@ -181,7 +181,7 @@ def _background(transport: Rma, plan: Plan) -> Background | None:
     from mpi4py import MPI
 
     far = frozenset(server for server in range(plan.servers) if not transport.near(server))
-    return Background(transport, far) if far and MPI.Query_thread() >= MPI.THREAD_SERIALIZED else None
+    return Background(transport, far) if far and MPI.Query_thread() == MPI.THREAD_MULTIPLE else None
 
 
 def _gather(comm: MPI.Comm, roles: Roles, transport: Rma, plan: Plan, index: int, mine: bytes, limit: float) -> list[Any] | None:

@@ -2,8 +2,8 @@
 
 Off the node MPI moves nothing while nobody calls it (measured, tests/bench/README.md). So a thread of the client lets what was
 begun go on, again and again, whenever no verb is running. Verbs and this thread take turns: nothing else has to be safe against
-threads, and of MPI it takes no more than MPI_THREAD_SERIALIZED (MPI 4.1, 11.6). On the node there is no such thread: there a
-transfer is a copy by this process, which costs the compute what it saves.
+threads. MPI must give MPI_THREAD_MULTIPLE (MPI 4.1, 11.6), because the worker's own code may call it, too. On the node there is no
+such thread: there a transfer is a copy by this process, which costs the compute what it saves.
 """
 
 from __future__ import annotations
@@ -74,11 +74,11 @@ class Background:
             with self.turn:
                 if self._closed:
                     return
-                moved = [begun.over or self._step(begun) for begun in self._begun]
+                moved = any(begun.over or self._step(begun) for begun in self._begun)  # up to the first that has moved
                 self._begun = [begun for begun in self._begun if not begun.over]
                 if not self._begun:
                     self._work.clear()
-            if any(moved):
+            if moved:
                 backoff.reset()
                 self._transport.pause(SHORTEST)  # or this thread would take the next turn, too
             else:

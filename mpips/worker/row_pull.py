@@ -67,6 +67,7 @@ class RowPull(Pull):
             self._read_whole(marked=self._state.table.staleness != 0)
         if self._slots is not None:
             self._slots.recall(self._ids, self._lay)
+        self._moved += 1
         return True
 
     def _read_whole(self, *, marked: bool) -> None:
