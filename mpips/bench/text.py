@@ -31,6 +31,7 @@ SUMMARY = {  # rows of a summary, and what they are called there
     "gloo": "PyTorch gloo: all-reduce and update",
     "allreduce": "MPI `Allreduce` and update",
     "round": "**mpips**: push, clock, pull",
+    "round prepared": "mpips: the same by `prepare`",
     "round in place": "**mpips**, in place: `gradients`, clock, `view`",
     "round in place unchecked": "mpips, in place, `nonfinite=\"allow\"`",
     "push": "mpips: push until applied",
