@@ -16,7 +16,7 @@ JOB = Path(__file__).parent / "torture_job.py"
     (None, 1, "real", 0), (0, 2, "real", 0), (None, 1, "single", 0), (None, 1, "single", 1), (0, 2, "single", 1)])
 def test_reads_are_whole_and_go_on(staleness: int | None, servers: int, nodes: str, way: int) -> None:
     """`way` is how large reads go where nodes are "single": by Get or by messages."""
-    options = {"size": 10_000_000, "seconds": 3, "staleness": staleness, "servers": servers, "nodes": nodes, "way": way}
+    options = {"size": 10_000_000, "seconds": 2, "staleness": staleness, "servers": servers, "nodes": nodes, "way": way}
     done = mpirun(servers + 3, [str(JOB), json.dumps(options)], timeout=100)
     assert done.code == 0, done
     lines = [json.loads(line) for line in done.out.splitlines()]
