@@ -108,9 +108,9 @@ def grid(size: int, itemsize: int) -> list[tuple[int, int]]:
     return [(at, min(at + step, size)) for at in range(0, size, step)]
 
 
-def in_parts(table: Table) -> bool:
-    """Whether blocks of a push are folded as they arrive: there are several, and a rule without slots can fold them again."""
-    return isinstance(table, Dense) and table.nbytes > BLOCK and not table.optimizer.slots and not (table.half and table.master)
+def repeatable(table: Table) -> bool:
+    """Whether a fold can be computed again, so that it may begin before its push is committed: its rule keeps no slots."""
+    return isinstance(table, Dense) and not table.optimizer.slots and not (table.half and table.master)
 
 
 def rows_on(table: Rows, server: int, servers: int) -> int:

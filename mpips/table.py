@@ -92,10 +92,10 @@ class Table:
             raise UsageError(f"{where}: {error}") from None
         if self.staleness is not None:
             if (staleness := whole(self.staleness)) is None:
-                raise UsageError(f"{where}: staleness {self.staleness!r} is neither None nor a number from 0")
+                raise UsageError(f"{where}: staleness {self.staleness!r} is neither None (asynchronous) nor a number from 0")
             object.__setattr__(self, "staleness", staleness)
         if isinstance(self.optimizer, type) or not hasattr(self.optimizer, "slots"):
-            raise UsageError(f"{where}: optimizer {self.optimizer!r} is not one of mpips.optim")
+            raise UsageError(f"{where}: optimizer {self.optimizer!r} is not one of mpips.optim, such as SGD(lr=0.1)")
         if getattr(self.optimizer, "row_slots", ()) and self.kind == "dense":
             raise UsageError(f"{where}: optimizer {self.optimizer!r} keeps numbers for rows, which a dense table does not have")
         if self.combine not in COMBINE:
@@ -105,7 +105,7 @@ class Table:
         if not isinstance(self.master, bool):
             raise UsageError(f"{where}: master {self.master!r} is neither True nor False")
         if not isinstance(self.init, Init):
-            raise UsageError(f"{where}: init {self.init!r:.60} is not one of mpips.init")
+            raise UsageError(f"{where}: init {self.init!r:.60} is not one of mpips.init, such as zeros() or array(values)")
         self._check_shape(where)
         self.init.check(self.name, self.shape)
 

@@ -120,8 +120,8 @@ def check(path: str | os.PathLike[str]) -> None:
         raise UsageError(f"trace: {path!r} is not a path of a file")
     path, probe = Path(path), _fresh(path)
     try:
-        if path.is_dir():
-            raise IsADirectoryError(None, "is a directory")
+        if path.exists() and not path.is_file():
+            raise OSError(None, "is not a file")  # /dev/null would be no device any more
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:

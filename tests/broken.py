@@ -78,7 +78,11 @@ def acknowledged_before_version(patch: pytest.MonkeyPatch) -> None:
 
 def arrived_before_data(patch: pytest.MonkeyPatch) -> None:
     """A block is said to have arrived while it is under way."""
-    patch.setattr(model.Endpoint, "flush", lambda self, s: None if sys._getframe(1).f_code.co_name == "_write" else FLUSH(self, s))
+    def flush(self: model.Endpoint, server: int) -> None:
+        if sys._getframe(1).f_code.co_name != "_arrived":
+            FLUSH(self, server)
+
+    patch.setattr(model.Endpoint, "flush", flush)
 
 
 def begun_ahead_of_a_worker(patch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,7 @@ class Chaos:
     Args:
         seed: of the program and of the schedule.
         every: clocks between two checkpoints; `saves` lets workers ask for more.
-        rounds: part of the clocks that end with a prepared round.
+        singly: part of the pushes and pulls that are one for each table, by the short way where it has one.
     """
 
     tables: list[Dense]
@@ -62,7 +62,7 @@ class Chaos:
     created: list[Dense] = field(default_factory=list)
     mailboxes: int | None = None
     nodes: tuple[int, ...] | None = None
-    rounds: float = 0.3
+    singly: float = 0.3
 
     def __post_init__(self) -> None:
         self.pushes: dict[str, list[tuple[int, int, float]]] = defaultdict(list)  # table -> (worker, clock, its power of two)
@@ -102,7 +102,7 @@ class Chaos:
                 ps.save()
             for wait in self._late(ps, draw):
                 wait()
-            self.final[ps.index] = self._round(ps, draw) if draw.random() < self.rounds else ps.clock()
+            self.final[ps.index] = ps.clock()
         self._pull(ps, draw)
         if draw.random() < 0.5:
             self._push(ps, draw)
@@ -121,7 +121,8 @@ class Chaos:
 
     def _pull(self, ps: Worker, draw: random.Random) -> None:
         names = self._some(ps, draw)
-        for name, value in zip(names, ps.pull(names), strict=True):
+        values = [ps.pull(name) for name in names] if draw.random() < self.singly else ps.pull(names)
+        for name, value in zip(names, values, strict=True):
             self._saw(ps, name, value, ps.now)
 
     def _view(self, ps: Worker, draw: random.Random) -> None:
@@ -157,7 +158,12 @@ class Chaos:
         return out
 
     def _push(self, ps: Worker, draw: random.Random) -> None:
-        ps.push(self._gradients(ps, draw))
+        gradients = self._gradients(ps, draw)
+        if draw.random() >= self.singly:
+            ps.push(gradients)
+            return
+        for name, gradient in gradients.items():
+            ps.push(name, gradient)
 
     def _push_late(self, ps: Worker, draw: random.Random) -> None:
         handle = ps.ipush(self._gradients(ps, draw))
@@ -165,11 +171,6 @@ class Chaos:
             ps._beside = [*getattr(ps, "_beside", []), handle.push]  # type: ignore[attr-defined]
         if draw.random() < 0.3:
             ps._begun = [*getattr(ps, "_begun", []), handle.wait]  # type: ignore[attr-defined]
-
-    def _round(self, ps: Worker, draw: random.Random) -> int:
-        for name, value in ps.prepare(self._gradients(ps, draw))().items():
-            self._saw(ps, name, value, ps.now)
-        return ps.now
 
     def _more(self, ps: Worker, draw: random.Random) -> None:
         gradients = self._gradients(ps, draw)

@@ -32,11 +32,23 @@ from mpips.worker.group import Group
 from mpips.worker.link import Link
 from mpips.worker.neighbours import Desk, Neighbours
 
+# Options of `play` that let pushes go other ways.
+WAYS: dict[str, dict[str, Any]] = {
+    "mailboxes": {}, "two servers": {"servers": 2}, "far": {"far": True},
+    "rings": {"mailboxes": 2 * 128}, "node": {"nodes": (0, 0)},
+}
+
 
 def small_blocks(patch: pytest.MonkeyPatch, block: int = 64, whole: int = 64) -> None:
     """Let small tables have many blocks and lie on many servers; `block` is a multiple of a cache line, as in life."""
     patch.setattr(layout, "BLOCK", block)
     patch.setattr(layout, "WHOLE", whole)
+
+
+def small_windows(patch: pytest.MonkeyPatch) -> None:
+    """Let blocks be small, and rings too."""
+    small_blocks(patch)
+    patch.setattr(plan_of_memory, "PAGE", 64)
 
 
 def small_logs(patch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 from typing import Any
 
 import numpy as np
@@ -245,7 +244,3 @@ def test_slots_of_32_bits() -> None:
     real = Directory()
     real.insert(ints([3, 4]), np.array([2**31 - 1, 0], np.int32))
     assert real.lookup([4, 3]).tolist() == [0, 2**31 - 1]
-
-
-def test_the_examples() -> None:
-    assert doctest.testmod(directory).failed == 0

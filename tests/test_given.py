@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 from collections.abc import Callable
 from fractions import Fraction
@@ -13,17 +12,12 @@ import numpy as np
 import pytest
 
 import mpips
-from mpips import given
 from mpips.cluster.roles import assign
 from mpips.cluster.run import checked, threads_of
 from mpips.given import whole
 from mpips.nn import Dense, Sequential
 from mpips.sampling import Sampler
 from mpips.train.config import parse
-
-
-def test_examples_in_docstrings_hold() -> None:
-    assert doctest.testmod(given).failed == 0
 
 
 class Three:

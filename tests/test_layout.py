@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import itertools
 from typing import Any
 
@@ -161,12 +160,6 @@ def test_grid(size: int, itemsize: int) -> None:
 def test_align(n: int, to: int) -> None:
     assert n <= align(n, to) < n + to
     assert align(n, to) % to == 0
-
-
-def test_examples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layout, "BLOCK", 2 << 20)
-    monkeypatch.setattr(layout, "WHOLE", 2 << 20)
-    assert doctest.testmod(layout).failed == 0
 
 
 def test_blocks_of_the_real_size(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -180,14 +181,35 @@ def test_one_process(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["trace.json"]
 
 
+@pytest.mark.parametrize(("rows", "capacity"), [(100, None), (None, 100)])
+def test_pulls_of_rows_are_spans_and_seconds_too(tmp_path: Path, rows: int | None, capacity: int | None) -> None:
+    tables = [mpips.Rows("user", rows, 4, mpips.optim.SGD(lr=0.1), capacity=capacity)]
+
+    def work(ps: mpips.Worker) -> dict[str, float]:
+        for _ in range(3):
+            ps.push("user", ps.pull("user", rows=[7, 3, 99]), rows=[7, 3, 99])
+            ps.clock()
+        return ps.stats
+
+    results = mpips.run(work, tables, servers=2, trace=tmp_path / "trace.json", device="cpu")
+    assert results is not None
+    assert results[0]["pull_seconds"] > 0
+    spans = [s for s in read(tmp_path / "trace.json")["worker 0"] if s["name"] != "wait"]
+    assert Counter(s["name"] for s in spans) == {"pull": 3, "push": 3}
+    assert {s["args"]["what"] for s in spans} == {"user"}
+
+
 def test_wrong_paths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", str(DIGITS), "--trace", str(tmp_path)]) == 2
-    assert f"trace: {tmp_path} cannot be written: is a directory" in capsys.readouterr().err
+    assert f"trace: {tmp_path} cannot be written: is not a file" in capsys.readouterr().err
     for wrong in ("", 3):
         with pytest.raises(UsageError, match="is not a path of a file"):
             mpips.run(lambda ps: None, [], trace=wrong)  # type: ignore[arg-type]
+    os.mkfifo(tmp_path / "pipe")  # as /dev/null, of which root would make a file
+    with pytest.raises(UsageError, match="pipe cannot be written: is not a file"):
+        check(tmp_path / "pipe")
     check(tmp_path / "trace.json")
-    assert not list(tmp_path.iterdir())
+    assert [entry.name for entry in tmp_path.iterdir()] == ["pipe"]
 
 
 def test_more_spans_than_are_kept(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@
 mean() is the rule's running mean, ' its correction for the start from 0. Slots start at 0. Where PyTorch has the rule,
 the results are PyTorch's (tests hold that) and so are the defaults, but for lr: that is yours to set. All rules take
 `weight_decay` (L2; AdamW and Lion decay apart from the gradient), `clip` (of the gradient) and `bounds` (of the weights).
-RowAdagrad is for tables of rows alone, see `RowFold`. `lr` may be a schedule, see `mpips.optim.schedules`.
+RowAdagrad is for tables of rows alone, see `RowFold`. `lr` may be a schedule, see `mpips.optim.schedules`. `clip_by_norm` is for
+workers: it scales all their gradients down to a norm, before they push them.
 
 >>> from mpips import optim
 >>> optim.SGD(lr=optim.Cosine(0.1, clocks=100), clip=1.0).rate(50)
@@ -30,7 +31,8 @@ from mpips.optim.adagrad import Adadelta, Adagrad, RMSProp, RowAdagrad
 from mpips.optim.adam import Adam, AdamW, AMSGrad
 from mpips.optim.base import Optimizer, Schedule
 from mpips.optim.clip import clip_by_norm
-from mpips.optim.fold import ENGINES, Fold
+from mpips.optim.engine import ENGINES
+from mpips.optim.fold import Fold
 from mpips.optim.ftrl import FTRL
 from mpips.optim.lion import Lion
 from mpips.optim.registry import OPTIMIZERS, SCHEDULES, make, make_schedule

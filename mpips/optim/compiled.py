@@ -18,7 +18,7 @@ Loop = Callable[..., None]
 # Whether the sum of the gradients is scaled, clipped, and has weight decay added, and the new w is bounded.
 Change = tuple[bool, bool, bool, bool]
 PLAIN: Change = (False, False, False, False)
-MORE = 6  # scalars of `change`: scale, clip, decay, and the `Limits` of `optim.combine`
+MORE = 6  # scalars of `change`: scale, clip, decay, and the `Limits` of `optim.gradient`
 AHEAD = 8  # rows; measured: 4 to 16 are alike, without it 10 000 rows of 64 take two thirds longer
 
 
@@ -90,7 +90,7 @@ def _compile(template: Any, rule: Any, change: Change, parts: dict[str, Any], ex
     kind += "".join(letter for letter, wanted in zip("scdb", change, strict=True) if wanted)
     name = f"{template.__name__}{kind}_{rule.__qualname__.replace('.', '_')}_{digest:08x}"
     inner = numba.njit(error_model="numpy")
-    parts = {**parts, "_rule": inner(rule), "_sum": inner(_combine(*change[:3])), "_cut": inner(_bound(change[3]))}
+    parts = {**parts, "_rule": inner(rule), "_grad": inner(_effective(*change[:3])), "_cut": inner(_bound(change[3]))}
     return jitted(template, parts, examples, name)
 
 
@@ -113,9 +113,9 @@ def jitted(template: Any, parts: dict[str, Any], examples: Sequence[Any], name: 
         return compile_now(cache=False)
 
 
-def _combine(scaled: bool, clipped: bool, decayed: bool) -> Callable[..., Any]:
-    """Return what `optim.combine` does, for one element; numba leaves out what is not wanted."""
-    def combine(grads: Any, i: int, w: Any, more: Any) -> Any:
+def _effective(scaled: bool, clipped: bool, decayed: bool) -> Callable[..., Any]:
+    """Return what `gradient.effective` does, for one element; numba leaves out what is not wanted."""
+    def effective(grads: Any, i: int, w: Any, more: Any) -> Any:
         g = grads[0][i]
         for k in range(1, len(grads)):
             g += grads[k][i]
@@ -127,11 +127,11 @@ def _combine(scaled: bool, clipped: bool, decayed: bool) -> Callable[..., Any]:
             g = g + w * more[2]
         return g
 
-    return combine
+    return effective
 
 
 def _bound(bounded: bool) -> Callable[..., Any]:
-    """Return what `optim.combine.bound` does, for one element."""
+    """Return what `gradient.bound` does, for one element."""
     def bound(w: Any, more: Any) -> Any:
         return np.minimum(np.maximum(w, more[3]), more[4]) + more[5] if bounded else w
 
@@ -186,30 +186,33 @@ def replaced(*args: Any) -> Any:
     raise NotImplementedError
 
 
-_rule = _sum = _cut = _pick = _ahead = replaced
+_rule = _grad = _cut = _pick = _ahead = replaced
+
+# One template for each number of slots: with the slots as one tuple, a fold of rows takes up to twice as long (measured; slices in
+# a tuple are counted references), and the first compilation too.
 
 
 def _loop0(w: Any, g: Any, out: Any, scalars: Any, more: Any) -> None:
     for i in range(w.size):
-        (x,) = _rule(w[i], _sum(g, i, w[i], more), *scalars)
+        (x,) = _rule(w[i], _grad(g, i, w[i], more), *scalars)
         out[i] = _cut(x, more)
 
 
 def _loop1(w: Any, g: Any, a: Any, out: Any, scalars: Any, more: Any) -> None:
     for i in range(w.size):
-        x, a[i] = _rule(w[i], _sum(g, i, w[i], more), a[i], *scalars)
+        x, a[i] = _rule(w[i], _grad(g, i, w[i], more), a[i], *scalars)
         out[i] = _cut(x, more)
 
 
 def _loop2(w: Any, g: Any, a: Any, b: Any, out: Any, scalars: Any, more: Any) -> None:
     for i in range(w.size):
-        x, a[i], b[i] = _rule(w[i], _sum(g, i, w[i], more), a[i], b[i], *scalars)
+        x, a[i], b[i] = _rule(w[i], _grad(g, i, w[i], more), a[i], b[i], *scalars)
         out[i] = _cut(x, more)
 
 
 def _loop3(w: Any, g: Any, a: Any, b: Any, c: Any, out: Any, scalars: Any, more: Any) -> None:
     for i in range(w.size):
-        x, a[i], b[i], c[i] = _rule(w[i], _sum(g, i, w[i], more), a[i], b[i], c[i], *scalars)
+        x, a[i], b[i], c[i] = _rule(w[i], _grad(g, i, w[i], more), a[i], b[i], c[i], *scalars)
         out[i] = _cut(x, more)
 
 
@@ -226,7 +229,7 @@ def _rows0(w: Any, index: Any, g: Any, scalars: Any, which: Any, more: Any, dim:
         now, lo = _pick(scalars, which, i), index[i] * dim
         gr, wr = (g[i * dim:i * dim + dim],), w[lo:lo + dim]
         for j in range(wr.size):
-            (x,) = _rule(wr[j], _sum(gr, j, wr[j], more), *now)
+            (x,) = _rule(wr[j], _grad(gr, j, wr[j], more), *now)
             wr[j] = _cut(x, more)
 
 
@@ -239,7 +242,7 @@ def _rows1(w: Any, index: Any, g: Any, a: Any, scalars: Any, which: Any, more: A
         now, lo = _pick(scalars, which, i), index[i] * dim
         gr, wr, ar = (g[i * dim:i * dim + dim],), w[lo:lo + dim], a[lo:lo + dim]
         for j in range(wr.size):
-            x, ar[j] = _rule(wr[j], _sum(gr, j, wr[j], more), ar[j], *now)
+            x, ar[j] = _rule(wr[j], _grad(gr, j, wr[j], more), ar[j], *now)
             wr[j] = _cut(x, more)
 
 
@@ -253,7 +256,7 @@ def _rows2(w: Any, index: Any, g: Any, a: Any, b: Any, scalars: Any, which: Any,
         now, lo = _pick(scalars, which, i), index[i] * dim
         gr, wr, ar, br = (g[i * dim:i * dim + dim],), w[lo:lo + dim], a[lo:lo + dim], b[lo:lo + dim]
         for j in range(wr.size):
-            x, ar[j], br[j] = _rule(wr[j], _sum(gr, j, wr[j], more), ar[j], br[j], *now)
+            x, ar[j], br[j] = _rule(wr[j], _grad(gr, j, wr[j], more), ar[j], br[j], *now)
             wr[j] = _cut(x, more)
 
 
@@ -268,7 +271,7 @@ def _rows3(w: Any, index: Any, g: Any, a: Any, b: Any, c: Any, scalars: Any, whi
         now, lo = _pick(scalars, which, i), index[i] * dim
         gr, wr, ar, br, cr = (g[i * dim:i * dim + dim],), w[lo:lo + dim], a[lo:lo + dim], b[lo:lo + dim], c[lo:lo + dim]
         for j in range(wr.size):
-            x, ar[j], br[j], cr[j] = _rule(wr[j], _sum(gr, j, wr[j], more), ar[j], br[j], cr[j], *now)
+            x, ar[j], br[j], cr[j] = _rule(wr[j], _grad(gr, j, wr[j], more), ar[j], br[j], cr[j], *now)
             wr[j] = _cut(x, more)
 
 

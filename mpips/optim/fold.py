@@ -1,4 +1,4 @@
-"""One fold: combine the gradients of a block, run the rule, round to the table's dtype.
+"""One fold: add up the gradients of a block, run the rule, round to the table's dtype.
 
 Memory is read and written once: either a `compiled` loop does all of it element by element (engine "numba"), or everything happens
 slice by slice and stays in cache (engine "numpy", two-byte tables, the gradients of many workers).
@@ -13,17 +13,16 @@ import numpy as np
 
 from mpips.errors import UsageError
 from mpips.optim.base import Optimizer
-from mpips.optim.combine import bound, combine, constants
-from mpips.optim.compiled import PLAIN, Loop, compiled
+from mpips.optim.compiled import PLAIN, Change, compiled
+from mpips.optim.engine import compiled_by
+from mpips.optim.gradient import bound, constants, effective, filled
 from mpips.optim.program import trace
 from mpips.optim.team import SMALLEST, Team
 from mpips.table import Dense, Rule
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-ENGINES = ("auto", "numpy", "numba")
 SLICE = 256 << 10  # bytes of one array; measured: half of it is slower by the calls, twice it gains nothing
-LARGE = 1 << 18  # elements from which importing numba pays
 KEPT = SMALLEST // 2  # elements of the arrays that a fold keeps between calls
 TOGETHER = 4  # gradients that one compiled loop adds up; each number is compiled for itself
 
@@ -54,8 +53,6 @@ class Fold:
 
     def __init__(self, optimizer: Rule, table: Dense, engine: str = "auto", *, team: Team | None = None,
                  elements: int | None = None, workers: int = 1) -> None:
-        if engine not in ENGINES:
-            raise UsageError(f"fold engine {engine!r} is not one of {', '.join(ENGINES)}")
         if not isinstance(optimizer, Optimizer):
             raise UsageError(f"table '{table.name}': optimizer {optimizer!r} is not one of mpips.optim")
         self.optimizer = optimizer
@@ -66,27 +63,17 @@ class Fold:
         self.master = table.half and table.master
         self.names = (("master",) if self.master else ()) + tuple(optimizer.slots)
         slots, scalars = len(optimizer.slots), len(optimizer.scalars(1, optimizer.rate(0)))
-        program = trace(optimizer.rule, slots, scalars)
-        self._program = program
-        self._loop: Loop | None = None
-        self._change = PLAIN  # what the loop does besides
+        self._program = trace(optimizer.rule, slots, scalars)
         self._clip, self._decay, self._limits = constants(optimizer, self.dtype)
         self._given: tuple[float, ...] | None = None  # the rule's scalars of the last call, and as they are computed with
         self._scalars: list[Any] = []
         self._kept: list[Array] = []
-        self.engine = "numpy"
-        if engine == "numba" or (engine == "auto" and (table.size if elements is None else elements) >= LARGE):
-            if not self.half:
-                self._change = (table.combine == "mean", self._clip is not None, self._decay is not None,
-                                self._limits is not None)
-            counts = {1, workers if workers <= TOGETHER and table.staleness == 0 and not self.half else 1}
-            try:
-                self._loop = compiled(optimizer.rule, slots, scalars, self.dtype, self._change, sorted(counts))
-            except ImportError as error:  # not installed, or not for this NumPy
-                if engine == "numba":
-                    raise UsageError(f"fold engine 'numba': {error}; pip install 'mpips[fast]'") from error
-            else:
-                self.engine = "numba"
+        self._change: Change = PLAIN if self.half else (  # what the loop does besides
+            table.combine == "mean", self._clip is not None, self._decay is not None, self._limits is not None)
+        counts = {1, workers} if workers <= TOGETHER and table.staleness == 0 and not self.half else {1}
+        self._loop = compiled_by(engine, table.size if elements is None else elements, lambda: compiled(
+            optimizer.rule, slots, scalars, self.dtype, self._change, sorted(counts)))
+        self.engine = "numpy" if self._loop is None else "numba"
 
     def new_slots(self, value: Array) -> dict[str, Array]:
         """Return new slots, in the compute dtype, of a block that starts from `value`, (n,), in that or the table's."""
@@ -114,7 +101,7 @@ class Fold:
         change = kind(scale) if scale != 1 else None, self._clip, self._decay
         loop = self._loop
         if loop is not None and not self.half and 1 <= len(grads) <= TOGETHER and (change[0] is None or self._change[0]):
-            more = [*[kind(1) if c is None else c for c in change], *(self._limits or [kind(0)] * 3)]
+            more = filled(kind, change, self._limits)
             self._team.share(w_old.size, lambda lo, hi: loop(
                 w_old[lo:hi], [g[lo:hi] for g in grads], [s[lo:hi] for s in slots], scalars, w_new[lo:hi], more))
         elif w_old.size <= KEPT:  # threads never share so few, and views cost as much as the arithmetic
@@ -155,7 +142,7 @@ class Fold:
             if not self.master:
                 np.copyto(w, narrow)
         with np.errstate(all="ignore"):  # an infinity is the worker's to report, and a compiled loop would not warn
-            g = combine(grads, w, *change, total, spare)
+            g = effective(grads, w, *change, total, spare)
             if self._loop is not None and self._change == PLAIN:
                 self._loop(w, [g], slots, scalars, out)
             else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,10 @@ FUNCTIONS: tuple[np.ufunc, ...] = (
     np.add, np.subtract, np.multiply, np.divide, np.negative, np.sqrt, np.sign, np.maximum, np.minimum, np.absolute,
 )
 """All that a rule may do; each rounds correctly or not at all, so NumPy and numba agree on every bit."""
+
+EXTREMES: dict[np.ufunc, Callable[..., Any]] = {  # these want their output by name, which takes the others longer
+    np.maximum: lambda a, b, out: np.maximum(a, b, out=out), np.minimum: lambda a, b, out: np.minimum(a, b, out=out),
+}
 
 
 class _Symbol(NDArrayOperatorsMixin):
@@ -45,7 +50,7 @@ class Program:
     Places are numbered: w, g, the slots, the scalars, then the new w, then `scratch` registers.
     """
 
-    steps: tuple[tuple[np.ufunc, tuple[int, ...], int], ...]  # operation, places of its inputs, place of its output
+    steps: tuple[tuple[Callable[..., Any], itemgetter[Any]], ...]  # operation; the places of its inputs and of its output
     copies: tuple[tuple[int, int], ...]  # (from, to), afterwards
     scratch: int
 
@@ -53,8 +58,8 @@ class Program:
                  scratch: Sequence[Any]) -> None:
         """Write the new w to `out`, which is not w, and the new slots over the old; all (n,), of one dtype."""
         place = [w, g, *slots, *scalars, out, *scratch]
-        for ufunc, at, to in self.steps:
-            ufunc(*[place[i] for i in at], out=place[to])
+        for operation, places in self.steps:
+            operation(*places(place))
         for source, target in self.copies:
             np.copyto(place[target], place[source])
 
@@ -84,7 +89,7 @@ def trace(rule: Callable[..., tuple[Any, ...]], slots: int, scalars: int) -> Pro
             where[value] = free.pop()
         else:
             where[value], top = top, top + 1
-        steps.append((ufunc, tuple(where[a] for a in args), where[value]))
+        steps.append((EXTREMES.get(ufunc, ufunc), itemgetter(*(where[a] for a in args), where[value])))
     copies = tuple((where[r], t) for r, t in zip(results, targets, strict=True) if where[r] != t)
     if {source for source, _ in copies} & {target for _, target in copies}:
         raise TypeError("a rule may not exchange its slots")

@@ -14,9 +14,10 @@ import numpy as np
 
 from mpips.errors import UsageError
 from mpips.optim.base import Optimizer
-from mpips.optim.combine import bound, combine, constants
-from mpips.optim.compiled import PLAIN, Loop, compiled_counts, compiled_rows
-from mpips.optim.fold import ENGINES, LARGE, SLICE
+from mpips.optim.compiled import Change, Loop, compiled_counts, compiled_rows
+from mpips.optim.engine import compiled_by
+from mpips.optim.fold import SLICE
+from mpips.optim.gradient import bound, constants, effective, filled
 from mpips.optim.program import trace
 from mpips.optim.rowscalars import RowScalars
 from mpips.optim.team import Team
@@ -54,8 +55,6 @@ class RowFold:
 
     def __init__(self, optimizer: Any, dtype: Any, dim: int, engine: str = "auto", *, rows: int, team: Team | None = None,
                  mean: bool = False) -> None:
-        if engine not in ENGINES:
-            raise UsageError(f"fold engine {engine!r} is not one of {', '.join(ENGINES)}")
         if not isinstance(optimizer, Optimizer):
             raise UsageError(f"row fold: optimizer {optimizer!r} is not one of mpips.optim")
         self.dtype = np.dtype(dtype)
@@ -69,31 +68,23 @@ class RowFold:
         self._team = team or Team(1)
         self._scalars = RowScalars(optimizer, self.dtype)
         self.stepwise = self._scalars.stepwise
-        self._counts: Loop | None = None
         slots, scalars = len(self.names) - len(optimizer.row_slots), self._scalars.count
         self._program = trace(optimizer.rule, slots, scalars)
         self._clip, self._decay, self._limits = constants(optimizer, self.dtype)
-        self._more = [*[self.dtype.type(1) if c is None else c for c in (None, self._clip, self._decay)],
-                      *(self._limits or [self.dtype.type(0)] * 3)]
-        self._change = PLAIN
-        self._loops: dict[bool, Loop] = {}  # by whether every row has scalars of its own
-        self.engine = "numpy"
-        if engine == "numba" or (engine == "auto" and rows * dim >= LARGE):
-            bounded = self._limits is not None
-            if optimizer.row_slots:  # the gradient is combined for `per_row` before the loop
-                self._change, variants = (False, False, False, bounded), [True]
-            else:
-                self._change = mean, self._clip is not None, self._decay is not None, bounded
-                variants = [False, True] if self._scalars.stepwise else [False]
-            try:
-                self._loops = {each: compiled_rows(optimizer.rule, slots, scalars, self.dtype, self._change, each)
-                               for each in variants}
-                self._counts = compiled_counts()
-            except ImportError as error:  # not installed, or not for this NumPy
-                if engine == "numba":
-                    raise UsageError(f"fold engine 'numba': {error}; pip install 'mpips[fast]'") from error
-            else:
-                self.engine = "numba"
+        self._more = filled(self.dtype.type, (None, self._clip, self._decay), self._limits)
+        bounded = self._limits is not None
+        if optimizer.row_slots:  # the effective gradient is made before the loop, for `per_row`
+            self._change: Change = (False, False, False, bounded)
+            variants = [True]
+        else:
+            self._change = mean, self._clip is not None, self._decay is not None, bounded
+            variants = [False, True] if self.stepwise else [False]
+        made = compiled_by(engine, rows * dim, lambda: (
+            {each: compiled_rows(optimizer.rule, slots, scalars, self.dtype, self._change, each) for each in variants},
+            compiled_counts()))
+        self._loops: dict[bool, Loop] = made[0] if made else {}  # by whether every row has scalars of its own
+        self._counts = made[1] if made else None
+        self.engine = "numba" if made else "numpy"
 
     def initial(self, slot: str) -> float:
         """Value that a slot of a new row starts from."""
@@ -161,7 +152,7 @@ class RowFold:
                 total, spare, old, *more = made if hi - lo == stride else [m[:hi - lo] for m in made]
                 if change[2] is not None or not looped:
                     np.take(w, at, axis=0, out=old, mode="clip")
-                g = combine([grads[lo:hi]], old, *change, total, spare)
+                g = effective([grads[lo:hi]], old, *change, total, spare)
                 scalars: Sequence[Any] = table[0] if which is None else self._own(table, which[lo:hi])
                 if narrow:
                     kept, scalars = self.optimizer.per_row(g, [s[at] for s in narrow], scalars)

@@ -13,16 +13,25 @@ never used for two pushes, also where the first of them failed.
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
-from mpips.layout import in_parts
-from mpips.server.cohorts import Cohort, Push
+import numpy as np
+
+from mpips.layout import repeatable
+from mpips.server.cohorts import Cohort
 from mpips.server.folding import Job, compute
 from mpips.server.mailboxes import Mailboxes
 from mpips.server.store import Span, Store
 from mpips.transport.base import Transport
 from mpips.transport.plan import Plan
 
-WINDOW = 8  # blocks that are looked at in turn: a worker need not write its tables in their order
+
+@dataclass
+class _Work:
+    """A fold that has begun before its pushes exist; `chunks`, ascending, are those that it still waits for."""
+
+    job: Job
+    chunks: list[Span]
 
 
 class Ahead:
@@ -33,56 +42,61 @@ class Ahead:
         self._plan = plan
         self._store = store
         self._mail = mail
-        self._jobs: dict[Cohort, Job] = {}
+        self._works: dict[Cohort, _Work] = {}
 
     def propose(self, job: Job) -> None:
         """Fold this job as its blocks arrive; one that is the same as before goes on."""
-        cohort, before = job.cohorts[0], self._jobs.get(job.cohorts[0])
-        if before is None or not _same(before, job):
-            told = [b.slot for table in job.tables if in_parts(self._store.table(table)) for b in self._store.blocks[table]]
-            job.todo = [self._store.spans[slot] for slot in told]
-            self._jobs[cohort] = job
+        cohort, store = job.cohorts[0], self._store
+        before = self._works.get(cohort)
+        if before is None or not _same(before.job, job):
+            chunks = [chunk for chunk in store.chunks(cohort) if repeatable(store.table(store.block(chunk.lo).table))]
+            self._works[cohort] = _Work(job, chunks)
 
     def drop(self, cohort: Cohort) -> None:
         """Begin nothing more ahead in a cohort; what has been done may still be taken."""
-        if cohort in self._jobs:
-            self._jobs[cohort].todo = []
+        if cohort in self._works:
+            self._works[cohort].chunks = []
 
     def take(self, job: Job) -> set[int]:
-        """Return the slots whose blocks are folded already for this job, which is begun now."""
-        ahead = self._jobs.pop(job.cohorts[0], None)
-        return ahead.ready if ahead is not None and _same(ahead, job) else set()
+        """Return the first slots of the chunks that are folded already for this job, which is begun now."""
+        work = self._works.pop(job.cohorts[0], None)
+        return work.job.ready if work is not None and _same(work.job, job) else set()
 
     def step(self) -> bool:
-        """Fold a block that has arrived, unpublished; return whether there was one."""
-        for cohort, job in self._jobs.items():
-            if job.tables is not cohort.tables:  # split since: the others may have gone on
-                job.todo = []
-            for i, span in enumerate(job.todo):
-                if self._arrived(span, job.pushes):
-                    self._fold(job, i)
-                    return True
-                if i == WINDOW:
-                    break
+        """Fold some chunks that have arrived, unpublished; return whether there were any."""
+        for cohort, work in self._works.items():
+            if work.job.tables is not cohort.tables:  # split since: the others may have gone on
+                work.chunks = []
+            if work.chunks and (here := self._arrived(work)):
+                self._fold(work, here)
+                return True
         return False
 
-    def _fold(self, job: Job, i: int) -> None:
-        """Fold the block at `i` and those that follow it, as far as they have arrived and fit into a span."""
-        stop = i + 1
-        while stop < min(i + self._store.together, len(job.todo)) and self._arrived(job.todo[stop], job.pushes):
-            stop += 1
-        span = self._store.joined([one.lo for one in job.todo[i:stop]])[0]
+    def _fold(self, work: _Work, chunks: list[Span]) -> None:
+        """Fold the first of these chunks and those that follow it, as far as they fit into a span."""
+        job, store = work.job, self._store
+        span = store.joined(chunks[: store.together])[0]
         self._transport.sync()
         begin = time.perf_counter()
-        del job.todo[i : i + span.hi - span.lo]
-        compute(self._transport, self._store, job, span)
-        job.ready.update(range(span.lo, span.hi))
-        self._store.note("fold ahead", begin, job.clock, span)
+        job.ready.update([chunk.lo for chunk in chunks if chunk.lo < span.hi])
+        work.chunks = [chunk for chunk in work.chunks if chunk.lo not in job.ready]
+        compute(self._transport, store, job, span)
+        store.note("fold ahead", begin, job.clock, span)
 
-    def _arrived(self, span: Span, pushes: list[Push]) -> bool:
-        t, words, me = self._transport, self._plan.words, self._store.index
-        return all(push.number <= self._mail.commits[push.worker]
-                   or t.load(me, words.arrival(push.worker, span.lo, push.half)) == push.number for push in pushes)
+    def _arrived(self, work: _Work) -> list[Span]:
+        """Chunks that have arrived from every worker, which need not write its tables in their order."""
+        chunks, first = work.chunks, work.chunks[0].lo
+        here = np.ones(chunks[-1].hi - first, bool)
+        for push in work.job.pushes:
+            if push.number > self._mail.commits[push.worker]:
+                at = self._plan.words.arrival(push.worker, first, push.half)
+                here &= self._transport.loads(self._store.index, at, len(here)) == push.number
+        if len(here) == len(chunks):  # of one block each
+            return [chunks[i] for i in np.flatnonzero(here).tolist()]
+        missing = np.flatnonzero(~here) + first
+        lows = np.searchsorted(missing, [chunk.lo for chunk in chunks])
+        highs = np.searchsorted(missing, [chunk.hi for chunk in chunks])
+        return [chunks[i] for i in np.flatnonzero(lows == highs).tolist()]
 
 
 def _same(a: Job, b: Job) -> bool:

@@ -120,6 +120,7 @@ class Catalogue:
         for server in range(self._plan.servers):
             t.store(server, self._word, self._known + 1)
             t.flush(server)
+            t.ring(server)
 
     def grow(self) -> list[tuple[int, int]]:
         """Add tables that the catalogue has and this server has not to the plan; return each one's number and `since`."""

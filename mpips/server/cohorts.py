@@ -39,7 +39,7 @@ class Cohort:
         floor: clocks folded (staleness 0), or completed by all with all pushes published.
         waiting: by worker, the committed pushes not yet folded; `heads` is the clock of each first one, `NEVER` if there is none.
         job: the fold that is under way.
-        spans: what `Store.joined` has found for these tables.
+        chunks: what `Store.chunks` has found for these tables; `spans` are the same joined, from the end.
     """
 
     tables: list[int]
@@ -50,6 +50,7 @@ class Cohort:
     waiting: list[deque[Push]]
     heads: list[int] = field(default_factory=list)
     job: Job | None = None
+    chunks: list[Span] | None = None
     spans: list[Span] | None = None
 
     def __post_init__(self) -> None:
@@ -71,7 +72,7 @@ class Cohort:
         """Let some tables go their own way, with the history that they had until now."""
         leave = [table for table in self.tables if table in tables]
         self.tables = [table for table in self.tables if table not in tables]
-        self.spans = None
+        self.chunks = self.spans = None
         waiting = [deque(queue) for queue in self.waiting]
         other = Cohort(leave, self.lockstep, self.mean, self.rows, self.floor, waiting, list(self.heads), self.job)
         if self.job is not None:

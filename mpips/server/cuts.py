@@ -5,7 +5,8 @@ stop. A SAVE word for cut C stands on every server before anything of clock C do
 waits for every worker's clock word, because a table that exists here in clock C - 1 need not be known here before (`catalogue`).
 
 With staleness a cut is made by stopping the workers (`stops`); it is the vector of their clocks. When all shards are on disk, GO
-lets them run.
+lets them run. The next is due by the clock of the slowest: counted from the furthest, workers of unequal speed would have ever
+fewer.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Cuts:
         self._last = tuple(mail.clocks)  # clocks of the newest cut
         self._asked = [0] * plan.workers  # SAVE words taken note of
         self._wanted: set[int] = set()  # cuts that are clocks and not taken yet
-        self._next = self._after(max(self._last, default=0))
+        self._next = self._after((max if plan.lockstep else min)(self._last, default=0))
         self._stops = Stops(transport, plan, store.index, mail)
         self._taken = 0  # cuts of which this shard is on disk
         self._writing: Iterator[None] | None = None
@@ -104,7 +105,7 @@ class Cuts:
         log.info("writing the shard of clock %d", cut.clock)
         self._taken += 1
         self._last = cut.clocks
-        self._next = self._after(cut.clock)
+        self._next = self._after(cut.clock if self._plan.lockstep or self._mail.ended() else self._mail.slowest)
         self._writing = self._saver.write_shard(cut, self._store.index, self._plan.servers, self._store.pieces(cut.clock))
         if self._store.index == 0:
             self._publishing.append((self._taken, self._stops.taken, cut))
@@ -126,7 +127,9 @@ class Cuts:
         clocks = tuple(mail.clocks)
         if not (mail.ended() and quiet and lowest >= mail.furthest) or clocks == self._last:
             return None
-        return Cut(clocks) if self._at_end or mail.furthest >= self._next or self._owed() else None
+        # not by `_next`: at the last cut a server may not have heard yet which worker had ended, and all must find the same
+        passed = any(clock >= self._after(last) for clock, last in zip(clocks, self._last, strict=True))
+        return Cut(clocks) if self._at_end or passed or self._owed() else None
 
     def _owed(self, ready: bool = False) -> bool:
         """Whether a worker has asked for a cut that is not taken yet, or with `ready`, has completed the clock that it asked in."""
@@ -138,6 +141,7 @@ class Cuts:
             t = self._transport
             t.store(0, self._plan.words.peer(self._store.index) + SHARD_SAVED, self._taken)
             t.flush(0)
+            t.ring(0)
 
     def _trace(self, begin: float, clock: int, what: str) -> None:
         if self._store.trace is not None:

@@ -33,7 +33,7 @@ class Job:
     scale: float
     todo: list[Span]
     batches: deque[Batch] | None = None  # of a table of rows, see `rows`; None before it has begun
-    ready: set[int] = field(default_factory=set)  # slots of blocks that are computed already, see `ahead`
+    ready: set[int] = field(default_factory=set)  # first slots of the chunks that are computed already, see `ahead`
     summed: bool = False  # whether the gradients have been added up already, see `rings`
 
 

@@ -77,7 +77,7 @@ class Rings:
         first = store.spans[lo].start
         with np.errstate(all="ignore"):  # as in a fold: sums may overflow, and between small blocks lies anything
             for again in (False, True):
-                for span in store.joined((lo + np.flatnonzero(more == again)).tolist()):
+                for span in store.joined([store.spans[slot] for slot in (lo + np.flatnonzero(more == again)).tolist()]):
                     total = store.total(span)
                     piece = memory[span.start - first : span.stop - first].view(span.dtype)
                     if again:

@@ -187,15 +187,15 @@ class Server:
         self._jobs.add(job)
 
     def _spans(self, cohort: Cohort, ready: set[int]) -> list[Span]:
-        """What a fold of a cohort has to do, from the end; the blocks in `ready` have only to be published, and come first."""
+        """What a fold of a cohort has to do, from the end; chunks in `ready` have only to be published, and come first."""
         store = self._store
+        chunks = store.chunks(cohort)
         if ready:
-            slots = store.slots_of(cohort.tables)
-            computed = [store.spans[slot] for slot in slots if slot in ready]
-            return store.joined([slot for slot in slots if slot not in ready]) + computed
+            return (store.joined([chunk for chunk in chunks if chunk.lo not in ready])[::-1]
+                    + store.joined([chunk for chunk in chunks if chunk.lo in ready])[::-1])
         if cohort.spans is None:
-            cohort.spans = store.joined(store.slots_of(cohort.tables))
-        return cohort.spans[::-1]
+            cohort.spans = store.joined(chunks)[::-1]
+        return cohort.spans.copy()
 
     def _job(self, cohort: Cohort, pushes: list[Push]) -> Job:
         """The update that these pushes make, with nothing to do yet."""

@@ -73,6 +73,7 @@ class Stops:
             for server in range(1, self._plan.servers):
                 t.store(server, self._plan.words.peer(0) + CUT, self.decided)
                 t.flush(server)
+                t.ring(server)
 
     def ready(self) -> bool:
         """Whether a cut is decided and this server knows all that came before it."""

@@ -14,6 +14,7 @@ from mpips.layout import Block, align
 from mpips.optim import Fold
 from mpips.optim.rows import RowFold
 from mpips.optim.team import Team
+from mpips.server.cohorts import Cohort
 from mpips.server.row_table import RowTable
 from mpips.server.saving import Array, Piece, Restored, RowShard
 from mpips.table import Dense, Rows, Table
@@ -157,14 +158,23 @@ class Store:
         """Slots of the blocks of some tables, ascending."""
         return sorted(block.slot for table in tables for block in self.blocks[table])
 
-    def joined(self, slots: Sequence[int]) -> list[Span]:
-        """Return the spans of blocks with a common history, as few as possible; `slots` ascend."""
+    def chunks(self, cohort: Cohort) -> list[Span]:
+        """Return a cohort's spans of at most a block's bytes: so small are those that are folded ahead."""
+        if cohort.chunks is None:
+            cohort.chunks = self._join([self.spans[slot] for slot in self.slots_of(cohort.tables)], layout.BLOCK)
+        return cohort.chunks
+
+    def joined(self, spans: Sequence[Span]) -> list[Span]:
+        """Return spans with a common history as few as possible; they ascend."""
+        return self._join(spans, self.together * layout.BLOCK)
+
+    def _join(self, spans: Sequence[Span], most: int) -> list[Span]:
         out: list[Span] = []
-        for slot in slots:
-            span, last = self.spans[slot], out[-1] if out else None
-            if (last is not None and last.hi == slot and last.fold is span.fold and last.slots is span.slots
+        for span in spans:
+            last = out[-1] if out else None
+            if (last is not None and last.hi == span.lo and last.fold is span.fold and last.slots is span.slots
                     and last.first + (span.start - last.start) // span.dtype.itemsize == span.first
-                    and span.stop - last.start <= self.together * layout.BLOCK and self.version(slot) == self.version(last.lo)):
+                    and span.stop - last.start <= most and self.version(span.lo) == self.version(last.lo)):
                 out[-1] = Span(last.lo, span.hi, last.start, span.stop, span.fold, span.dtype, span.slots, last.first)
             else:
                 out.append(span)

@@ -71,19 +71,24 @@ class Transport(Protocol):
     def ring(self, server: int) -> None:
         """Wake a server that dozes; after a write that it should see soon."""
 
+    def call(self, server: int) -> None:
+        """As this server, wake the clients of the node that listen; after it has published something."""
+
     def poll(self) -> None:
         """Let MPI make progress and notice failures."""
 
     def pause(self, seconds: float) -> None:
         """Give the processor to somebody else for about this long."""
 
+    def listen(self, seconds: float) -> None:
+        """As a client that waits, pause until a server calls, at most so long; before the next one, look at what is waited for."""
+
 
 SPIN = 200e-6  # seconds; a small round is over by then, and a sleep of the kernel costs 60 us
 SHARE = 8  # a nap is this part of the time waited so far, so that waiting costs little and is never much too long
 SHORTEST, LONGEST = 20e-6, 500e-6  # seconds of a nap
-IDLE = 1.1e-3  # seconds of a server's longest nap: each costs 40 us of a core (measured), and 5 % of it is to be enough
+IDLE = 1.1e-3  # seconds of the longest nap of a server that nobody wakes: each costs 40 us of a core (measured), and 5 % is enough
 LOOKS = 16  # in so many parts of its limit a wait looks whether there was progress: it may read words of every server
-DROWSY = 20e-3  # seconds without anything to do after which a server dozes, if it can
 
 
 class Backoff:
@@ -98,18 +103,17 @@ class Backoff:
         """Something happened: be quick again."""
         self.since = 0.0
 
-    @property
-    def waited(self) -> float:
-        """Seconds since something happened, as far as `rest` knows."""
-        return time.perf_counter() - self.since if self.since else 0.0
-
-    def rest(self) -> None:
-        """Nothing happened: rest, longer than the last time."""
+    def nap(self) -> float:
+        """Nothing happened: return for how many seconds to sleep now, longer than the last time; 0 is to yield the core."""
         now = time.perf_counter()
         if not self.since:
             self.since = now
         waited = now - self.since
-        self.transport.pause(min(max(SHORTEST, waited / SHARE), self.longest) if waited >= SPIN else 0.0)
+        return min(max(SHORTEST, waited / SHARE), self.longest) if waited >= SPIN else 0.0
+
+    def rest(self) -> None:
+        """Nothing happened: rest, longer than the last time."""
+        self.transport.listen(self.nap())
 
 
 def wait(transport: Transport, until: Callable[[], bool], what: str, who: Callable[[], str], limit: float,

@@ -1,10 +1,14 @@
-"""Sleeping until somebody rings: a server that has had nothing to do for a while waits in the kernel (futex(2), Linux).
+"""Sleeping until somebody rings: who has had nothing to do for a while waits in the kernel (futex(2), Linux).
 
 A nap costs 40 us of a core, wherever it ends; a server that naps often enough to answer within a millisecond takes 8 % of a core
 for nothing (measured). Here it says that it is ASLEEP, looks once more, and waits until the BELL word changes. A client of the node
 that has written something looks at ASLEEP and rings if it is set. Both order their writes before their reads with a full barrier
 (MPI_Win_sync), so either the server sees what was written or the client sees that it sleeps; and because the server waits on the
 value that BELL had before it looked, a ring in between is not lost.
+
+A client that waits sets WAITED on every server of its node, looks at what it waits for, and naps until CALL changes; a server that
+has published something clears WAITED and changes CALL. So no call is lost either. Naps are short all the same, because a client may
+wait for what no server publishes.
 """
 
 from __future__ import annotations
@@ -36,6 +40,10 @@ class Futex:
         """The word now."""
         return self._low.value
 
+    def works(self) -> bool:
+        """Whether the kernel has it: a sandbox may not, and who then sleeps does not."""
+        return int(self._call(ctypes.c_long(self._number), ctypes.byref(self._low), WAKE, 0, None, None, 0)) >= 0
+
     def wait(self, value: int, seconds: float) -> None:
         """Sleep while the word is `value`, until somebody wakes, but not longer than `seconds` (below one)."""
         limit = _Timespec(0, int(seconds * 1e9))
@@ -52,4 +60,5 @@ def futex(memory: Any, word: int) -> Futex | None:
     number = CALLS.get(platform.machine())
     if sys.platform != "linux" or sys.byteorder != "little" or number is None:
         return None
-    return Futex(ctypes.CDLL(None).syscall, number, memory, word)
+    bell = Futex(ctypes.CDLL(None).syscall, number, memory, word)
+    return bell if bell.works() else None

@@ -62,9 +62,16 @@ class Local:
     def ring(self, server: int) -> None:
         """Nobody dozes."""
 
+    def call(self, server: int) -> None:
+        """Nobody sleeps."""
+
     def poll(self) -> None:
         while any([step() for step in self.steps]):  # all of them, each time
             pass
 
     def pause(self, seconds: float) -> None:
         nap(seconds)
+
+    def listen(self, seconds: float) -> None:
+        """Nobody calls."""
+        self.pause(seconds)

@@ -295,6 +295,9 @@ class Endpoint:
     def ring(self, server: int) -> None:
         """Nobody dozes."""
 
+    def call(self, server: int) -> None:
+        """Nobody sleeps."""
+
     def poll(self) -> None:
         self._polled = self._world.version
 
@@ -302,6 +305,10 @@ class Endpoint:
         rank = self._world.ranks[self._rank]
         rank.paused_at = self._polled if self._polled == self._world.version else -1
         self._turn()
+
+    def listen(self, seconds: float) -> None:
+        """Nobody calls."""
+        self.pause(seconds)
 
 
 def _pieces(size: int) -> list[tuple[int, int]]:

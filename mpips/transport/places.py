@@ -315,6 +315,9 @@ class Endpoint:
     def ring(self, server: int) -> None:
         """Nobody dozes."""
 
+    def call(self, server: int) -> None:
+        """Nobody sleeps."""
+
     def mapped(self, server: int) -> Array | None:
         if server != self._server:
             return None
@@ -333,6 +336,10 @@ class Endpoint:
 
     def pause(self, seconds: float) -> None:
         self._do("pause")
+
+    def listen(self, seconds: float) -> None:
+        """Nobody calls."""
+        self.pause(seconds)
 
 
 class Window:

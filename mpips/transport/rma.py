@@ -9,16 +9,16 @@ operations and exclusive locks can stay locked by a rank that was killed.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mpips.transport.base import IDLE, Array, Backoff, nap, take
+from mpips.transport.base import Array, Backoff, nap, take
 from mpips.transport.doze import Futex, futex
 from mpips.transport.messages import LEAST, Faster, Messages
 from mpips.transport.shared import allocate
-from mpips.transport.words import ASLEEP, WORD, Words
+from mpips.transport.words import ASLEEP, BELL, CALL, WAITED, WORD, Words
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -43,6 +43,7 @@ class Rma:
     Attributes:
         flushing: the server elsewhere that a flush, put or get waits for, and since when; none of these has a limit of its own.
         sending: whether this server sends something that was asked for.
+        woken: whether everybody rings who writes to this server; who is elsewhere does not.
     """
 
     def __init__(self, comm: MPI.Intracomm, node: MPI.Intracomm, servers: Sequence[int], words: Words, sizes: Sequence[int],
@@ -58,7 +59,10 @@ class Rma:
         here = _members(comm, node)
         self._bytes: list[Array | None] = [None] * len(servers)
         self._bells: list[Futex | None] = [None] * len(servers)
-        self._asleep = words.server + ASLEEP
+        self._asleep, self._waited = words.server + ASLEEP, words.bell + WAITED
+        self._calls: Futex | None = None
+        self._called = -1  # CALL when this client last began to listen: never
+        self._serves = me in servers
         self._rings = me
         self._words: list[memoryview | None] = [None] * len(servers)
         self._longs: list[Array | None] = [None] * len(servers)  # the same as an array
@@ -68,7 +72,9 @@ class Rma:
                 self._bytes[s] = np.frombuffer(buffer, np.uint8)[: sizes[s]]
                 self._words[s] = memoryview(buffer).cast("B")[: sizes[s] // WORD * WORD].cast("q")
                 self._longs[s] = np.frombuffer(buffer, np.int64, sizes[s] // WORD)
-                self._bells[s] = futex(buffer, words.bell)
+                self._bells[s] = futex(buffer, words.bell + BELL)
+                if self._calls is None:
+                    self._calls = futex(buffer, words.bell + CALL)
         self._far: MPI.Win | None = None
         self._messages: Messages | None = None
         if spread:
@@ -90,6 +96,7 @@ class Rma:
         self._faster = Faster()  # way 0 is Get, 1 is a message
         self._reads: dict[int, tuple[int, float, int]] = {}  # by server elsewhere, large ones: their way, begin and bytes
         self.flushing: tuple[int, float] | None = None
+        self.woken = not spread and me in servers and self._bells[servers.index(me)] is not None
         self.sending = False
 
     def put(self, server: int, offset: int, data: Array) -> None:
@@ -99,10 +106,8 @@ class Rma:
         if size <= LONGEST and data.dtype.isbuiltin == 1:  # MPI takes it as it is: views cost more than the call
             window.Put([data, size, byte], rank, (offset, size, byte))
         else:
-            flat = data.reshape(-1).view(np.uint8)
-            for at in range(0, size, LONGEST):
-                part = flat[at : at + LONGEST]
-                window.Put([part, part.size, byte], rank, (offset + at, part.size, byte))
+            for at, part in _pieces(offset, data):
+                window.Put([part, part.size, byte], rank, (at, part.size, byte))
         self.flushing = None
 
     def get(self, server: int, offset: int, out: Array) -> None:
@@ -113,18 +118,15 @@ class Rma:
             self._reads[server] = way, begin, nbytes + size
             if way:
                 assert self._messages is not None
-                flat = out.reshape(-1).view(np.uint8)
-                for at in range(0, size, LONGEST):
-                    self._messages.get(rank, offset + at, flat[at : at + LONGEST])
+                for at, part in _pieces(offset, out):
+                    self._messages.get(rank, at, part)
                 return
         self._waits(server)
         if size <= LONGEST and out.dtype.isbuiltin == 1:
             window.Get([out, size, byte], rank, (offset, size, byte))
         else:
-            flat = out.reshape(-1).view(np.uint8)
-            for at in range(0, size, LONGEST):
-                part = flat[at : at + LONGEST]
-                window.Get([part, part.size, byte], rank, (offset + at, part.size, byte))
+            for at, part in _pieces(offset, out):
+                window.Get([part, part.size, byte], rank, (at, part.size, byte))
         self.flushing = None
 
     def _waits(self, server: int) -> None:
@@ -218,12 +220,25 @@ class Rma:
             self._rings += self.comm.size  # a value that nobody else rings with
             bell.wake(self._rings)
 
+    def call(self, server: int) -> None:
+        words = self._words[server]
+        if words is None or self._calls is None:
+            return
+        self._near.Sync()
+        if words[self._waited]:
+            words[self._waited] = 0
+            self._near.Sync()
+            self._rings += self.comm.size
+            self._calls.wake(self._rings)
+
     def doze(self, server: int, look: Callable[[], bool], seconds: float) -> bool:
-        """Sleep as this server until somebody rings, unless `look()` finds something; return whether it did or somebody has."""
+        """Sleep as this server until somebody rings, unless `look()` finds something; return whether it did or somebody has.
+
+        Only where it is `woken`.
+        """
         words, bell = self._words[server], self._bells[server]
-        if words is None or bell is None or self._far is not None:  # who is elsewhere does not ring
-            self.pause(IDLE)
-            return False
+        assert words is not None
+        assert bell is not None
         before = bell.value
         words[self._asleep] = 1
         self._near.Sync()
@@ -243,12 +258,24 @@ class Rma:
     def pause(self, seconds: float) -> None:
         nap(seconds)
 
+    def listen(self, seconds: float) -> None:
+        if not seconds or self._calls is None or self._serves:
+            nap(seconds)
+            return
+        self._calls.wait(self._called, seconds)  # not at all if somebody has called: what was looked at since may be old
+        self._called = self._calls.value
+        for words in self._words:
+            if words is not None:
+                words[self._waited] = 1
+        self._near.Sync()
+
     def close(self) -> None:
         """Give the windows back; collective, so only after all ranks are known to come."""
         self._bytes = []
         self._words = []
         self._longs = []
         self._bells = []
+        self._calls = None
         for window in self._windows:
             window.Unlock_all()
         for window in reversed(self._windows):
@@ -256,6 +283,13 @@ class Rma:
         if self._messages is not None:
             self._messages.close()
             self._messages = None  # others still wait by `poll`
+
+
+def _pieces(offset: int, data: Array) -> Iterator[tuple[int, Array]]:
+    """Yield the bytes of contiguous `data`, whose place is `offset`, in pieces that one call takes, each after its own offset."""
+    flat = data.reshape(-1).view(np.uint8)
+    for at in range(0, flat.size, LONGEST):
+        yield offset + at, flat[at : at + LONGEST]
 
 
 def _members(comm: MPI.Comm, node: MPI.Comm) -> dict[int, int]:

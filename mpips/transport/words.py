@@ -9,8 +9,8 @@ number of the row's folds, and one more while it is being changed, so who has re
 whole. What workers push of rows goes through a log for each client, which is a ring too (`mpips.worker.row_push`). Who cannot
 gather rows itself asks for them through its log, and finds them among its answers (`mpips.worker.row_ask`).
 
-A control word has 8 bytes, is aligned, and has one writer for its whole life (but for BELL, see `doze`); the words of each writer
-start on a cache line of their own. No word is ever packed with data. Everybody may read every word.
+A control word has 8 bytes, is aligned, and has one writer for its whole life (but for bells, see `doze`); the words of each
+writer start on a cache line of their own. No word is ever packed with data. Everybody may read every word.
 
 Written by the server
     FLOOR[table]        BSP: clocks folded. Otherwise: clocks that every live worker has completed, with all their pushes published
@@ -25,7 +25,7 @@ Written by the server
 Written by a client (workers first, then readers)
     COMMIT              number of this worker's last committed push; the push exists by this number alone
     STAMP[table][half]  the number of the push that fills this half, and its (clock << 1 | void)
-    ARRIVAL[slot][half] number of the push whose block stands whole in this half, committed or not; only on the node
+    ARRIVAL[half][slot] number of the push whose block stands whole in this half, committed or not; only on the node
     RECORD[i]           a piece in the ring: number and clock of its push; blocks lo << 32 | hi; first byte << 1 | it is the push's
                         last on this server. `i` is the count of pieces before it, modulo RECORDS
     HEAD                pieces that stand whole in the ring, counted from the start
@@ -44,7 +44,7 @@ from dataclasses import dataclass, field
 
 from mpips.layout import align
 
-PROTOCOL = 5  # raised whenever a word or a rule of the protocol changes its meaning
+PROTOCOL = 6  # raised whenever a word or a rule of the protocol changes its meaning
 WORD = 8
 LINE = 16  # words; two cache lines, because processors fetch lines in pairs
 
@@ -76,6 +76,11 @@ HEAD = 12  # pieces in the ring so far, taken out or not
 LOG_HEAD = 13  # pieces in the log so far, taken out or not
 CLIENT_WORDS = 14  # as many fit in a line
 STOPPED_BITS = 40  # of the STOPPED word hold the clock
+
+# Words that everybody on the node writes, from `Words.bell`
+BELL = 0  # wakes the server; only that it changes has a meaning
+CALL = 1  # of the first server of a node: wakes the clients; likewise
+WAITED = 2  # 1 if a client waits for CALL to change
 
 # Words of a peer, from `Words.peer(i)`
 SHARD_SAVED = 0  # cuts whose shard is on disk
@@ -136,7 +141,7 @@ class Words:
 
     server: int = field(init=False)  # first of the server's own single words
     floor: int = field(init=False)  # FLOOR of table 0; the others follow
-    bell: int = field(init=False)  # BELL: the one word that everybody on the node writes; only that it changes has a meaning
+    bell: int = field(init=False)  # first of the words that everybody on the node writes
     count: int = field(init=False)  # number of words in all
     _ack: int = field(init=False)
     _reply: int = field(init=False)
@@ -180,7 +185,7 @@ class Words:
 
     def arrival(self, client: int, slot: int, half: int) -> int:
         """ARRIVAL of a block in a mailbox half."""
-        return self._client + client * self._client_size + self._arrivals + slot * 2 + half
+        return self._client + client * self._client_size + self._arrivals + half * self.blocks + slot
 
     def record(self, client: int, count: int) -> int:
         """First of the words of the record that follows `count` others in a client's ring."""

@@ -28,6 +28,7 @@ from mpips.worker.pull import Pull
 from mpips.worker.push import Push
 from mpips.worker.row_pull import RowPull
 from mpips.worker.rows import all_rows, ids_of, rows_table, rows_target
+from mpips.worker.short import Short, short_way
 from mpips.worker.views import View
 
 
@@ -39,9 +40,14 @@ class Client:
         self._device = device
         self._outstanding: deque[AnyPush] = deque()
         self._reading: list[Pull] = []  # begun, of tables with staleness 0
+        self._shorts: dict[str, Short | None] = {}
         self.index = link.index - (link.plan.workers if link.reader else 0)
         self.workers = link.plan.workers
         self.role = "reader" if link.reader else "worker"
+
+    def __repr__(self) -> str:
+        """Say who this is: `<worker 1 of 4, clock 20>`."""
+        return f"<{self._link.name}{'' if self._link.reader else f' of {self.workers}'}, clock {self.now}>"
 
     @property
     @takes_turn
@@ -125,6 +131,10 @@ class Client:
         >>> ps.pull("user", rows=[7, 3, 7]).shape                                     # doctest: +SKIP
         (3, 32)
         """
+        if type(tables) is str and rows is None and pool is None and offsets is None:
+            short = self._short(tables)
+            if short is not None and (values := short.pull(out)) is not None:
+                return values
         return self._pull(tables, out, rows, pool, offsets).wait()
 
     @takes_turn
@@ -231,6 +241,15 @@ class Client:
         if isinstance(state.table, Rows):
             raise UsageError(f"table '{name}': {verb} is for dense tables; pull and push take rows=")
         return state
+
+    def _short(self, name: str) -> Short | None:
+        """The short way of a table, if it has one."""
+        try:
+            return self._shorts[name]
+        except KeyError:
+            group = self._group((name,))
+        short = self._shorts[name] = short_way(self._link, group) if self._device is None else None
+        return short
 
     def _group(self, names: tuple[str, ...]) -> Group:
         try:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mpips import layout
 from mpips.layout import Block
 from mpips.table import Rows
 from mpips.transport.base import Array, Transport
@@ -51,9 +52,10 @@ class Batch(Stretch):
     Attributes:
         owners: positions of its tables, by block.
         looks: whether NaN and Inf are looked for in any.
+        told: whether arrival is told of any.
     """
 
-    __slots__ = ("_dtype", "_ends", "_gaps", "_views", "looks", "owners")
+    __slots__ = ("_dtype", "_ends", "_gaps", "_views", "looks", "owners", "told")
 
     def __init__(self, states: Sequence[TableState], owners: Sequence[int], row: int, first: int) -> None:
         blocks = [states[i].runs[0].blocks[0] for i in owners]
@@ -66,6 +68,7 @@ class Batch(Stretch):
         gaps = [np.zeros((start - end) // dtype.itemsize, dtype) for start, end in zip(starts, self._ends, strict=True)]
         self._gaps = gaps if any([gap.size for gap in gaps]) else []
         self.looks = any([table.nonfinite != "allow" for table in tables])
+        self.told = any([states[i].told for i in owners])
         self._views: dict[int, tuple[Array, list[Array]]] = {}
 
     def piece(self, parts: Sequence[Array], window: Array | None, base: int) -> Array:
@@ -131,7 +134,7 @@ class Group:
         lo, hi: their numbers lie in this range.
         lockstep, staleness: whether all have staleness 0; the staleness of each.
         servers: those that hold something of them.
-        told: those of their servers on this node that are told of each block that has arrived.
+        told: those of their servers on this node that are told of each block that has arrived, of tables that are `told`.
         reading: all their blocks; `together` the same with small tables in batches, for one clock.
         batches: those; `alone` are the positions of the other tables.
         rows: name of the first that is a table of rows, "" if there is none.
@@ -150,8 +153,10 @@ class Group:
         self.nbytes = sum([state.table.nbytes for state in states])
         runs = [(i, run) for i, state in enumerate(states) for run in state.runs]
         self.servers = tuple(dict.fromkeys(run.server for _, run in runs))
-        told = dict.fromkeys(run.server for i, run in runs if states[i].told)
-        self.told = tuple(server for server in told if transport.near(server))
+        told = [state for state in states if state.told]
+        if sum([state.table.nbytes for state in told]) <= layout.BLOCK:  # what is copied as fast as a server can be told
+            told = []
+        self.told = {run.server for state in told for run in state.runs if transport.near(run.server)}
         several = [s.table.staleness == 0 and not isinstance(s.table, Rows) and sum([len(run.blocks) for run in s.runs]) > 1
                    for s in states]
         self.apart = frozenset([i for i, one in enumerate(several) if one])

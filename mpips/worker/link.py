@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mpips.errors import UnknownTable
-from mpips.layout import Run, in_parts
+from mpips.layout import Run, repeatable
 from mpips.table import Table
 from mpips.trace import Trace
 from mpips.transport.base import Transport, wait
@@ -37,7 +37,7 @@ class TableState:
         pushes: pushes made, so that the next goes to half `pushes % 2`.
         newest: number and clock of the last push.
         earlier: number of the last push of a clock before that one.
-        told: whether servers on this node are told of each block that has arrived.
+        told: whether servers on this node are told of each block that has arrived, where there are enough of them (`Group.told`).
         filling: whether `gradients()` has given its next mailbox half away.
         closed: the clock for which it is closed (staleness 0), -1 if none.
     """
@@ -120,7 +120,7 @@ class Link:
         layout = self.plan.layout
         for number in range(len(self.tables), len(layout.tables)):
             table = layout.tables[number]
-            self.tables[table.name] = TableState(number, table, layout.runs[number], told=in_parts(table) and not self.plan.rings)
+            self.tables[table.name] = TableState(number, table, layout.runs[number], told=repeatable(table) and not self.plan.rings)
 
     def table(self, name: str) -> TableState:
         """Return the state of a table, or raise UnknownTable."""
@@ -175,7 +175,8 @@ class Link:
         self.transport.ring(server)
 
     def behind(self, clock: int, first: int | None = None) -> str:
-        """Say which workers, or which of the first few, keep clock `clock` from being complete, by the words on server 0."""
+        """Say which workers, or which of the first few, keep clock `clock` from being complete, by the words on server 0; or else
+        which servers of this node (of another one, to ask is to wait)."""
         words, late = self.plan.words, []
         for worker in range(self.plan.workers if first is None else first):
             at = words.client(worker)
@@ -183,4 +184,9 @@ class Link:
                 reached = self.transport.load(0, at + CLOCK)
                 if reached < clock:
                     late.append(f"worker {worker} is at clock {reached}")
-        return "; ".join(late) or "every worker has come so far, the servers have not folded yet"
+        if late:
+            return "; ".join(late)
+        slow = sorted({run.server for state in self.tables.values() for run in state.runs if self.transport.near(run.server)
+                       and self.transport.load(run.server, words.floor + state.number) < clock})
+        servers = f"server{'s' * (len(slow) > 1)} {', '.join(map(str, slow))}" if slow else "the servers"
+        return f"every worker has come so far, but {servers} {'has' if len(slow) == 1 else 'have'} not folded yet"

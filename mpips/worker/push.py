@@ -14,6 +14,7 @@ from math import isfinite
 import numpy as np
 
 from mpips.errors import NonFiniteGradient, ProtocolError
+from mpips.layout import Block
 from mpips.table import Rows, Table
 from mpips.transport.base import Array
 from mpips.transport.words import COMING, COMMIT, VOIDS
@@ -175,12 +176,15 @@ class Push:
             if len(halves) > 1 or len(parts) < len(batch.owners):
                 alone = [*alone, *batch.owners]
                 continue
-            t, base = link.transport, link.plan.maps[batch.server].mailbox(link.index, halves.pop())
+            t, half = link.transport, halves.pop()
+            base = link.plan.maps[batch.server].mailbox(link.index, half)
             window = t.mapped(batch.server)
             piece = batch.piece(parts, window, base)
             if window is None:
                 t.put(batch.server, base + batch.offset, piece)
                 self._kept.append(piece)
+            if batch.told and batch.server in group.told:
+                self._arrived(batch.server, batch.blocks, half, number)
             if batch.looks and not self._sums and not finite(piece):
                 for i, part in zip(batch.owners, parts, strict=True):
                     voids[i] = spoiled(states[i].table, part) and void(link, states[i].table, self.clock)
@@ -194,7 +198,7 @@ class Push:
         half = state.pushes & 1
         for run in state.runs:
             server, base = run.server, link.plan.maps[run.server].mailbox(link.index, half)
-            tell = state.told and t.near(server)
+            tell = state.told and server in self.group.told
             for block in run.blocks:
                 if gradient is not None:
                     part = gradient[block.start : block.stop]
@@ -204,12 +208,26 @@ class Push:
                     assert mapped is not None
                     at = base + block.offset
                     part = mapped[at : at + (block.stop - block.start) * table.np_dtype.itemsize].view(table.np_dtype)
-                if tell:  # before the look, which the fold need not wait for: nothing is published before the commit
-                    t.flush(server)
-                    t.store(server, link.plan.words.arrival(link.index, block.slot, half), number)
+                if tell:
+                    self._arrived(server, [block], half, number)
                 if not self._sums and spoiled(table, part):
                     return void(link, table, self.clock)
         return False
+
+    def _arrived(self, server: int, blocks: Sequence[Block], half: int, number: int) -> None:
+        """Tell a server of the node of neighbouring blocks that stand whole in a half.
+
+        Before they are looked at, which a fold need not wait for: nothing is published before the commit.
+        """
+        link = self._link
+        t, at = link.transport, link.plan.words.arrival(link.index, blocks[0].slot, half)
+        t.flush(server)
+        t.sync()
+        if len(blocks) == 1:
+            t.store(server, at, number)
+        else:
+            t.stores(server, at, np.full(len(blocks), number))
+        t.ring(server)
 
     def _stamp(self, number: int, voids: Sequence[bool] = ()) -> None:
         """Write the stamps of this push; those between them are this worker's too, and stay as they are.

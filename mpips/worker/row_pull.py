@@ -61,6 +61,7 @@ class RowPull(Pull):
         return self._asked.blame() if self._asked is not None else super()._blame()
 
     def _read(self) -> bool:
+        begin = time.perf_counter()
         if self._one_clock:
             self._read_one_clock()
         else:
@@ -68,6 +69,9 @@ class RowPull(Pull):
         if self._slots is not None:
             self._slots.recall(self._ids, self._lay)
         self._moved += 1
+        self._link.stats["pull_seconds"] += time.perf_counter() - begin
+        if self._link.trace is not None:
+            self._link.trace.add("pull", begin, clock=self.now, what=self._state.table.name)
         return True
 
     def _read_whole(self, *, marked: bool) -> None:

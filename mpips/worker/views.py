@@ -34,11 +34,12 @@ class View:
     def __enter__(self) -> Array:
         state, link = self._state, self._link
         link.boundary()
-        values = None
-        if state.table.staleness == 0 and not link.reader:
-            pull = Pull(link, link.group((state.table.name,)), [])
-            link.wait(pull.ready, f"a view of table '{state.table.name}'", lambda: link.behind(link.now))
-            values = self._in_place()
+        values, whole = None, whole_on_node(link, state)
+        if whole is not None and state.table.staleness == 0 and not link.reader:
+            if not self._ready():
+                link.wait(self._ready, f"a view of table '{state.table.name}'", lambda: link.behind(link.now))
+            link.transport.sync()
+            values = self._in_place(whole)
         self.zero_copy = values is not None
         if values is None:
             values = np.empty(state.table.size, state.table.np_dtype)
@@ -50,15 +51,22 @@ class View:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         """Nothing to give back: the copy that was shown stays as it is until the worker's next clock."""
 
-    def _in_place(self) -> Array | None:
-        """The server's own copy, if all blocks lie in one piece of it."""
-        whole = whole_on_node(self._link, self._state)
-        if whole is None:
-            return None
+    def _ready(self) -> bool:
+        """Whether all earlier clocks are published."""
+        link, state = self._link, self._state
+        return link.transport.load(state.runs[0].server, link.plan.words.floor + state.number) >= link.now
+
+    def _in_place(self, whole: Array) -> Array | None:
+        """The server's own copy, if all blocks lie in one piece of it; `whole` is its window."""
         t, plan, run = self._link.transport, self._link.plan, self._state.runs[0]
         words, count, now = plan.words.block(run.slot), len(run.blocks) * BLOCK_WORDS, self._link.now
         few = len(run.blocks) <= FEW  # lists are faster for these, arrays for many
         first = t.row(run.server, words, count) if few else t.loads(run.server, words, count)
+        if not self._state.pushed_in(now):  # then no fold of this clock can be due, and the newest version is this clock's
+            versions = first[VERSION::BLOCK_WORDS]
+            version = int(versions[0])
+            if versions.count(version) == len(versions) if isinstance(versions, list) else (versions == version).all():
+                return _piece(whole, plan.maps[run.server].copy(version & 1) + run.offset, self._state)
         t.sync()
         marks = t.row(run.server, words, count) if few else t.loads(run.server, words, count)
         t.sync()

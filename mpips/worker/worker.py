@@ -100,6 +100,10 @@ class Worker(Client):
         >>> ps.push({"w": gradient_w, "b": gradient_b})                               # doctest: +SKIP
         >>> ps.push("user", gradient, rows=batch.users)                               # doctest: +SKIP
         """
+        if type(table) is str and not more and rows is None and pool is None and offsets is None:
+            short = self._short(table) if self._neighbours is None else None
+            if short is not None and not (self._sums or self._outstanding) and short.push(gradient):
+                return
         self._push(table, gradient, more, rows, pool, offsets).wait()
 
     @takes_turn
@@ -252,7 +256,7 @@ class Worker(Client):
     def prepare(self, gradients: Arrays, out: Arrays | None = None) -> Prepared:
         """Return a round of fixed arrays: each call of it is a `pushpull` of what they hold then, into `out` or arrays of its own.
 
-        For many short steps: what can be found out of the arrays and tables is found out here, once.
+        Tables and arrays that are wrong are found here, not in the first step. It costs what its verbs cost.
 
         Raises:
             UnknownTable, UsageError: as of `push` and `pull`, and if `out` is not of the same tables.

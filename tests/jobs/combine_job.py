@@ -51,7 +51,7 @@ def one(options: dict[str, Any]) -> None:
     late = mpips.Dense("late", (50, 50), mpips.optim.Add())
     silent = options.get("silent", [])
     if "nodes" in options:
-        together.nodes_of = lambda comm: (options["nodes"], 0)
+        together.nodes_of = lambda comm: options["nodes"]
 
     def work(ps: mpips.Worker) -> dict[str, Any]:
         draw = random.Random(ps.index)

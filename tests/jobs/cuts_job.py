@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import workload
 
 import mpips
+from mpips.checkpoint.order import complete
 from mpips.checkpoint.read import Saved
-from mpips.checkpoint.schema import complete
 from mpips.errors import ProtocolError
 from mpips.worker.handles import SaveHandle
 

@@ -47,6 +47,9 @@ def work(ps: mpips.Worker) -> object:
             if how["where"] == "sleep":
                 now("sleep")
                 time.sleep(600)
+            if how["where"] == "nested":
+                now("nested")
+                mpips.run(work, [])
             if how["where"] == "exit":
                 now("exit")
                 sys.exit(7)

@@ -12,14 +12,14 @@ from mpips import layout
 from tests import oracle
 from tests.jobs import workload
 from tests.mpirun import mpirun
+from tests.playing import small_blocks
 
 JOB = Path(__file__).parent / "bsp_job.py"
 
 
 @pytest.fixture
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layout, "BLOCK", 4096)
-    monkeypatch.setattr(layout, "WHOLE", 4096)
+def blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    small_blocks(monkeypatch, 4096, 4096)
 
 
 def job(ranks: int, **options: Any) -> list[dict[str, str]]:
@@ -29,7 +29,7 @@ def job(ranks: int, **options: Any) -> list[dict[str, str]]:
     return results
 
 
-@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.usefixtures("blocks")
 @pytest.mark.parametrize("nodes", ["real", "single"])
 @pytest.mark.parametrize(("ranks", "servers"), [(3, 1), (4, 2), (5, 3)])
 def test_the_same_bits_on_any_number_of_servers_as_in_one_numpy_process(ranks: int, servers: int, nodes: str) -> None:
@@ -38,13 +38,13 @@ def test_the_same_bits_on_any_number_of_servers_as_in_one_numpy_process(ranks: i
         assert result == expected
 
 
-@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.usefixtures("blocks")
 def test_workers_with_unequal_numbers_of_batches_end_cleanly() -> None:
     expected = workload.fingerprint(oracle.bsp(workload.tables(), workload.gradient, [3, 7, 5]))
     assert expected in job(5, servers=2, clocks=[3, 7, 5])
 
 
-@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.usefixtures("blocks")
 @pytest.mark.parametrize("nodes", ["real", "single"])
 def test_rings_give_the_same_bits(nodes: str) -> None:
     """Room for two blocks of each worker, where its gradients have a dozen."""
@@ -52,7 +52,7 @@ def test_rings_give_the_same_bits(nodes: str) -> None:
     assert expected in job(5, servers=2, clocks=[3, 7, 5], nodes=nodes, mailboxes=3 * 2 * layout.BLOCK)
 
 
-@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.usefixtures("blocks")
 @pytest.mark.parametrize("servers", [1, 3])
 def test_alone_in_one_process(servers: int) -> None:
     expected = workload.fingerprint(oracle.bsp(workload.tables(), workload.gradient, [6]))

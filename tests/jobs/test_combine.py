@@ -10,22 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mpips import layout
+from mpips.checkpoint.order import complete
 from mpips.checkpoint.read import Saved
-from mpips.checkpoint.schema import complete
 from mpips.transport.plan import make_plan
 from tests import oracle
 from tests.jobs import workload
 from tests.mpirun import mpirun
+from tests.playing import small_blocks
 
 JOB = Path(__file__).parent / "combine_job.py"
 VERBS = Path(__file__).parent / "combine_verbs_job.py"
 
 
 @pytest.fixture(autouse=True)
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layout, "BLOCK", 4096)
-    monkeypatch.setattr(layout, "WHOLE", 4096)
+def blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    small_blocks(monkeypatch, 4096, 4096)
 
 
 def jobs(ranks: int, options: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:

@@ -38,6 +38,8 @@ def test_a_rank_that_raises_ends_the_job_with_its_traceback_once(where: str, nod
     ("unknown", "unknown table 'v'; the tables are: w"),
     ("nan", "table 'w': the gradient pushed by worker 1 in clock 5 has NaN or Inf"),
     ("result", "result of worker"),
+    ("nested", "run: called inside the run in which this rank is worker 1, clock 5; call it after that one has returned (worker 1, "
+               "clock 5, rank 2, failing_job.py line "),
     ("differs", "; table 'w' shape: [10] on ranks 0-1, 3 and [11] on rank 2"),
 ])
 def test_wrong_input_is_one_line_and_exit_code_2(where: str, says: str) -> None:
@@ -95,6 +97,8 @@ SIZE = {size}
 def work(ps):
     if SIZE > 1:
         ps.push("w", np.ones(SIZE, np.float32))
+    if where == "step":
+        ps.clock()
     ps.pull("w")
 
 mpips.run(work, [mpips.Dense("w", (SIZE,), mpips.optim.Add())], device="cpu", timeout=2.0, nodes={nodes!r})
@@ -106,6 +110,7 @@ mpips.run(work, [mpips.Dense("w", (SIZE,), mpips.optim.Add())], device="cpu", ti
     ("server", 0, "real", "", 1),  # the servers fill their windows: rank 0, which knows who is missing, may be the one
     ("step", 0, "single", "for server 0, which neither takes nor gives data", 1),  # a flush to it would wait for ever
     ("step", 0, "single", "for server 0, which neither takes nor gives data", 20_000_000),  # and so would some Puts of Open MPI
+    ("step", 0, "real", "clock 1: a pull of table 'w': every worker has come so far, but server 0 has not folded yet", 1),
     ("close", 2, "real", "for the other ranks, to give the windows back", 1),
 ])
 def test_nobody_waits_in_silence_for_a_rank_that_stands_still(where: str, rank: int, nodes: str, says: str, size: int) -> None:

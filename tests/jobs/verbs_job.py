@@ -289,8 +289,8 @@ def work(ps: mpips.Worker) -> object:
             assert time.monotonic() < end
             time.sleep(0.001)
         if ps.index == 0:
+            from mpips.checkpoint.order import complete
             from mpips.checkpoint.read import Saved
-            from mpips.checkpoint.schema import complete
 
             with Saved(complete(Path(options["directory"]))[-1]) as saved:
                 for name in BY_NAME:

@@ -14,7 +14,8 @@ import pytest
 from mpips import optim
 from mpips.errors import UsageError
 from mpips.optim import ENGINES, OPTIMIZERS, Fold, Optimizer, make
-from mpips.optim.fold import LARGE, SLICE
+from mpips.optim.engine import LARGE
+from mpips.optim.fold import SLICE
 from mpips.table import DTYPES, Dense
 
 Array = np.ndarray[Any, np.dtype[Any]]

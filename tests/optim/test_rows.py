@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mpips import optim
 from mpips.errors import UsageError
 from mpips.optim import ENGINES, OPTIMIZERS, Fold, Optimizer, RowFold, make
-from mpips.optim.fold import LARGE
+from mpips.optim.engine import LARGE
 from mpips.optim.rowscalars import KNOWN, RowScalars, stepwise
 from mpips.optim.team import Team
 from mpips.table import Dense

@@ -8,19 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mpips import Dense, layout, optim
+from mpips import Dense, optim
 from mpips.server import Server
 from mpips.worker import Worker
-from tests.playing import build
+from tests.playing import build, small_blocks
 
 TABLES, CLOCKS, WORKERS = 6, 5, 2
 SIZES = (3, 40, 8, 1, 17, 8)
 
 
 @pytest.fixture(autouse=True)
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layout, "BLOCK", 64)  # 8 elements
-    monkeypatch.setattr(layout, "WHOLE", 64)
+def blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    small_blocks(monkeypatch)
 
 
 def groups(seed: int, worker: int, clock: int) -> list[list[int]]:
@@ -63,7 +62,7 @@ def play(seed: int, staleness: tuple[int | None, ...], servers: int, optimizer: 
 @pytest.mark.parametrize(("servers", "block"), [(1, 64), (1, 128), (1, 256), (2, 64), (2, 128)])
 def test_every_table_gets_all_of_its_pushes(staleness: tuple[int | None, ...], servers: int, block: int,
                                             monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layout, "BLOCK", block)
+    small_blocks(monkeypatch, block)
     for seed in range(12):
         results = play(seed, staleness, servers, optim.Add())
         pieces = [piece for s in range(servers) for piece in results[f"server {s}"]]
@@ -76,8 +75,7 @@ def test_tables_that_are_pushed_together_are_folded_together(monkeypatch: pytest
     calls: list[int] = []
     fold = optim.Fold.__call__
     monkeypatch.setattr(optim.Fold, "__call__", lambda self, w, *args, **more: calls.append(w.size) or fold(self, w, *args, **more))
-    monkeypatch.setattr(layout, "BLOCK", 1024)
-    monkeypatch.setattr(layout, "WHOLE", 1024)
+    small_blocks(monkeypatch, 1024, 1024)
     tables = [Dense(f"t{k}", (size,), optim.Adam(0.1), dtype="float64") for k, size in enumerate(SIZES)]
 
     def work(ps: Worker) -> None:

@@ -13,15 +13,14 @@ from mpips import Dense, Rows, layout, optim
 from mpips.worker import Reader, Worker
 from tests import broken
 from tests.chaos import Chaos, tables
-from tests.playing import build, play
+from tests.playing import build, play, small_blocks
 
 STALENESS = [(0,), (2,), (None,), (0, 2, None)]
 
 
 @pytest.fixture(autouse=True)
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layout, "BLOCK", 64)  # 8 elements
-    monkeypatch.setattr(layout, "WHOLE", 64)
+def blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    small_blocks(monkeypatch)
 
 
 @pytest.mark.parametrize("staleness", STALENESS)

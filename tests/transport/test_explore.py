@@ -8,20 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mpips import Dense, layout, optim
+from mpips import Dense, optim
 from mpips.transport.explore import Explorer, Found
 from mpips.worker import Worker
 from mpips.worker.pull import Pull
 from tests import broken
-from tests.playing import explorer
+from tests.playing import explorer, small_blocks
 
 SIZE = 10  # elements of 8 bytes: a block of eight and one of two
 
 
 @pytest.fixture(autouse=True)
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layout, "BLOCK", 64)
-    monkeypatch.setattr(layout, "WHOLE", 64)
+def blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    small_blocks(monkeypatch)
 
 
 @pytest.fixture(autouse=True)

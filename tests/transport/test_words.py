@@ -43,7 +43,7 @@ def test_every_word_has_a_place_of_its_own_and_writers_share_no_line(shape: tupl
                 claim(f"client {k}", words.stamp(k, table, half), 2)
             for slot in range(blocks):
                 claim(f"client {k}", words.arrival(k, slot, half), 1)
-    claim("bell", words.bell, 1)
+    claim("bells", words.bell, 3)
     lines: dict[int, set[str]] = {}
     for word, who in owner.items():
         lines.setdefault(word // LINE, set()).add(who)

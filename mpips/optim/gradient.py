@@ -1,4 +1,4 @@
-"""What stands around a rule: the gradients are summed in order, scaled, clipped, decayed; the new weights are bounded."""
+"""What stands around a rule: the effective gradient (summed in order, scaled, clipped, decayed), and bounds of the new weights."""
 
 from __future__ import annotations
 
@@ -24,6 +24,11 @@ def constants(optimizer: Optimizer, dtype: np.dtype[Any]) -> tuple[Any, Any, Lim
         return clip, decay, (kind(optimizer.bounds[0]), kind(optimizer.bounds[1]), kind(0))
 
 
+def filled(kind: Any, change: Sequence[Any], limits: Limits | None) -> list[Any]:
+    """Return scale, clip, decay and limits as a compiled loop takes them: a number for each, any where there is nothing to do."""
+    return [*[kind(1) if c is None else c for c in change], *(limits or [kind(0)] * 3)]
+
+
 def bound(w: Array, limits: Limits) -> None:
     """Cut `w` in place; NaN stays. + 0 settles the sign of a zero: of 0.0 and -0.0 either may be the larger."""
     low, high, zero = limits
@@ -31,7 +36,7 @@ def bound(w: Array, limits: Limits) -> None:
     np.add(w, zero, out=w)
 
 
-def combine(grads: Sequence[Array], w: Array, scale: Any, clip: Any, decay: Any, total: Array, spare: Array) -> Array:
+def effective(grads: Sequence[Array], w: Array, scale: Any, clip: Any, decay: Any, total: Array, spare: Array) -> Array:
     """Return `cut(scale * sum(grads)) + decay * w`, (n,), in the compute dtype: `total`, or the one gradient itself.
 
     Args:
