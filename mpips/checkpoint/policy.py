@@ -25,7 +25,8 @@ class Checkpoints:
     Args:
         directory: holds one directory for each checkpoint, `step-00000100`; on several nodes it must be shared by all. A job
             that begins there ends one that still writes there.
-        every: clocks between two checkpoints; None writes them only at the end and when a worker calls `save()`.
+        every: clocks of the slowest worker between two checkpoints; None writes them only at the end and when a worker calls
+            `save()`.
         keep_last: how many complete ones remain; None keeps all.
         at_end: write one when the last worker has ended.
         resume: what to start from.
@@ -93,16 +94,20 @@ class Checkpoints:
         """
         if self.resume is None:
             return None
+        from mpips.checkpoint.order import complete
         from mpips.checkpoint.read import Saved
-        from mpips.checkpoint.schema import complete, step_of
+        from mpips.checkpoint.schema import step_of
 
         if self.resume not in ("latest", "auto"):
             return Saved(self.resume)
-        there = complete(self.path)
+        try:
+            there = complete(self.path)
+        except OSError as error:
+            raise CheckpointError(f"checkpoint directory {self.path}: {error.filename}: {error.strerror}") from error
         if there:
             furthest = max(there, key=lambda step: step_of(step.name) or 0)
-            if furthest != there[-1]:  # a run that began anew here; or a clock that was set back, or files that were copied
-                log.warning("resume from %s, completed last; %s is further and has an older manifest", there[-1], furthest)
+            if furthest != there[-1]:  # a run that began anew here; or checkpoints that were copied together
+                log.warning("resume from %s, completed last; %s is further and was completed before it", there[-1], furthest)
             return Saved(there[-1])
         if self.resume == "auto":
             return None

@@ -48,7 +48,7 @@ VISIBLE = 60.0  # seconds that a network file system may take to show another no
 
 
 def publish(directory: Path, cut: Cut, servers: int, tables: Sequence[Table], *, life: Life, revision: int = 0,
-            seed: int = 0, meta: Any = None, mpi: str = "", keep_last: int | None = None,
+            serial: int = 1, seed: int = 0, meta: Any = None, mpi: str = "", keep_last: int | None = None,
             visible: float = VISIBLE) -> Iterator[None]:
     """Complete the checkpoint of `cut`, whose shards are all written.
 
@@ -65,9 +65,9 @@ def publish(directory: Path, cut: Cut, servers: int, tables: Sequence[Table], *,
     found = [table for table in gathered if table is not None]
     master = yield from write_master(step, cut.clock, shards, found, life)
     yield
-    manifest = Manifest(version=version_of(found), clock=cut.clock, clocks=list(cut.clocks), revision=revision, seed=seed,
-                        versions=versions(mpi), job=Job(id=life.job, restart=life.restart), servers=servers, shards=shards,
-                        master=master, tables=found, meta=meta)
+    manifest = Manifest(version=version_of(found), serial=serial, clock=cut.clock, clocks=list(cut.clocks), revision=revision,
+                        seed=seed, versions=versions(mpi), job=Job(id=life.job, restart=life.restart), servers=servers,
+                        shards=shards, master=master, tables=found, meta=meta)
     yield from write_manifest(step, manifest, life)
     sync_directory(directory)
     yield

@@ -51,7 +51,13 @@ NAMED = 5  # differences that an error spells out
 
 def locate(path: str | os.PathLike[str]) -> Path:
     """Return the directory of the checkpoint that `path` (the directory, its master or its manifest) names."""
-    given = Path(path)
+    try:
+        return _locate(Path(path))
+    except OSError as error:  # permissions, a name that is too long, a file system that has gone
+        raise CheckpointError(f"{path}: {error.strerror or error}") from error
+
+
+def _locate(given: Path) -> Path:
     step = given.parent if given.name in (MANIFEST, MASTER) else given
     if (step / MANIFEST).exists():
         return step
@@ -61,7 +67,8 @@ def locate(path: str | os.PathLike[str]) -> Path:
         raise CheckpointError(f"{given}: not a checkpoint; name its directory, {MANIFEST} or {MASTER}")
     inside = [entry.name for _, entry in steps(step) if (entry / MANIFEST).exists()]
     if inside:
-        raise CheckpointError(f"{given}: holds {len(inside)} checkpoints, name one, such as {step / inside[-1]}")
+        few = "checkpoint, name it:" if len(inside) == 1 else "checkpoints, name one, such as"
+        raise CheckpointError(f"{given}: holds {len(inside)} {few} {step / inside[-1]}")
     if (step / MASTER).exists() or any(is_shard(entry.name) for entry in step.iterdir()):
         raise CheckpointError(f"{given}: no {MANIFEST}, so this is not a complete checkpoint")
     raise CheckpointError(f"{given}: not a checkpoint")
@@ -147,7 +154,8 @@ class Saved:
             wrong += [f"table '{name}' is in the checkpoint only" for name in self._tables if name not in names]
         if wrong:
             rest = f"; and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
-            raise CheckpointError(f"{self.path} is of other tables: {'; '.join(wrong[:NAMED])}{rest}")
+            raise CheckpointError(f"{self.path} is of other tables: {'; '.join(wrong[:NAMED])}{rest}. "
+                                  'To begin anew from its values: init=mpips.init.array(mpips.Saved(PATH).array("w"))')
 
     def read(self, table: str, slot: str | None, start: int, stop: int) -> Array:
         """Return the flat elements `start:stop` of a dense table's values (`slot=None`) or of a slot, in a new array.

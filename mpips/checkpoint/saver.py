@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mpips.checkpoint.disk import Life
+from mpips.checkpoint.order import last_serial
 from mpips.checkpoint.publish import publish
 from mpips.checkpoint.schema import MANIFEST, load_manifest, step_name
 from mpips.checkpoint.tidy import clean
@@ -40,6 +41,7 @@ class DirectorySaver:
         self.meta = meta
         self.mpi = mpi
         self.life = life or Life.of(os.environ)
+        self._serial: int | None = None
         self._revisions: dict[tuple[int, int], int] = {}  # (clock, server) to what this process wrote last
 
     def write_shard(self, cut: Cut, server: int, servers: int, pieces: Sequence[Piece | RowShard]) -> Iterator[None]:
@@ -59,8 +61,9 @@ class DirectorySaver:
             MpipsError: a shard does not appear here (the directory is not shared), or the disk refuses.
         """
         revision = self._revisions.get((cut.clock, 0))
+        self._serial = 1 + (last_serial(self.directory) if self._serial is None else self._serial)
         yield from publish(self.directory, cut, servers, tables, life=self.life,
-                           revision=self._next(cut.clock) if revision is None else revision,
+                           revision=self._next(cut.clock) if revision is None else revision, serial=self._serial,
                            seed=self.seed, meta=self.meta, mpi=self.mpi, keep_last=self.keep_last)
 
     def clean(self) -> None:

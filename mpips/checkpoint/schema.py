@@ -37,7 +37,7 @@ LOGICAL: dict[str, np.dtype[Any]] = {**DTYPES, **{name: np.dtype(name) for name 
 
 _STEP = re.compile(r"step-(\d{8,})")
 _SHARD = re.compile(r"shard-\d{4,}-of-\d{4,}(\.r\d+)?\.h5")
-_LINE = re.compile(rb'\{"crc32": "([0-9a-f]{8})",\n')
+LINE = re.compile(rb'\{"crc32": "([0-9a-f]{8})",\n')
 T = TypeVar("T")
 
 
@@ -182,6 +182,7 @@ class Manifest(Frozen, frozen=True, kw_only=True):
 
     format: str = FORMAT
     version: int = 1
+    serial: int = 0  # of those completed in this directory; near the beginning, so that `order` need not read the whole file
     clock: int
     clocks: list[int]  # of the workers
     revision: int  # how many complete ones of this clock it has replaced
@@ -294,7 +295,7 @@ def encode(record: Manifest | ShardIndex) -> bytes:
 
 def decode(raw: bytes, kind: type[T], where: str) -> T:
     """Return the record of a JSON text, or raise CheckpointError that starts with `where`."""
-    line = _LINE.match(raw)
+    line = LINE.match(raw)
     if line is None or int(line[1], 16) != zlib.crc32(raw[line.end():]):
         raise CheckpointError(f"{where}: damaged, its checksum does not match")
     try:
@@ -357,16 +358,6 @@ def steps(directory: Path) -> list[tuple[int, Path]]:
         return []
     found = ((step_of(entry.name), entry) for entry in directory.iterdir())
     return sorted((clock, entry) for clock, entry in found if clock is not None and entry.is_dir())
-
-
-def complete(directory: Path) -> list[Path]:
-    """Return the complete checkpoints in the order in which they were completed.
-
-    That is the order of their manifests' times, not of their clocks: a run that began anew in the directory of an older one has
-    smaller clocks for a while, and its checkpoints are the newer ones all the same.
-    """
-    found = [(clock, step / MANIFEST) for clock, step in steps(directory) if (step / MANIFEST).is_file()]
-    return [manifest.parent for _, manifest in sorted(found, key=lambda f: (f[1].stat().st_mtime_ns, f[0]))]
 
 
 def _plain(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from math import hypot, prod, sqrt
 from pathlib import Path
@@ -32,21 +33,32 @@ class Entry:
 
 def entries(directory: Path) -> list[Entry]:
     """List the checkpoints of a directory, oldest clock first, broken ones too. Opens no HDF5 file: `verify` does."""
-    return [_entry(step, clock) for clock, step in steps(directory)]
+    out = []
+    for clock, step in steps(directory):
+        with suppress(FileNotFoundError):  # a run has just removed it
+            out.append(_entry(step, clock))
+    return out
 
 
 def _entry(step: Path, clock: int) -> Entry:
-    files = [entry for entry in step.iterdir() if entry.is_file()]
-    size = sum(f.stat().st_size for f in files)
-    newest = max((f.stat().st_mtime for f in [step, *files]), default=0.0)
-    if not (step / MANIFEST).exists():
-        return Entry(step.name, clock, "incomplete", f"no {MANIFEST}", None, None, None, size, _age(newest))
-    age = _age((step / MANIFEST).stat().st_mtime)
+    sizes: dict[str, int] = {}
+    try:
+        times = {"": step.stat().st_mtime}
+        for entry in step.iterdir():
+            with suppress(FileNotFoundError):  # a run that writes or removes it was faster
+                if entry.is_file():
+                    found = entry.stat()
+                    sizes[entry.name], times[entry.name] = found.st_size, found.st_mtime
+    except PermissionError as error:
+        return Entry(step.name, clock, "broken", str(error.strerror), None, None, None, 0, _age(step.stat().st_mtime))
+    size = sum(sizes.values())
+    if MANIFEST not in sizes:
+        return Entry(step.name, clock, "incomplete", f"no {MANIFEST}", None, None, None, size, _age(max(times.values())))
+    age = _age(times[MANIFEST])
     try:
         manifest = load_manifest(step)
     except CheckpointError as error:
         return Entry(step.name, clock, "broken", str(error).removeprefix(f"{step}/"), None, None, None, size, age)
-    sizes = {f.name: f.stat().st_size for f in files}
     want = [*((s.file, s.bytes) for s in manifest.shards), (MASTER, manifest.master.bytes)]
     bad = [f"{name}: {'missing' if name not in sizes else f'{sizes[name]} bytes, {n} were written'}"
            for name, n in want if sizes.get(name) != n]

@@ -5,8 +5,8 @@ Nothing here removes a file that is not of this format, and nothing takes away a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from msgspec import structs
@@ -15,6 +15,8 @@ from mpips.checkpoint.disk import Life, commit, is_temporary, replacing, sync_di
 from mpips.checkpoint.master import intact, write_master
 from mpips.checkpoint.schema import MANIFEST, MASTER, Manifest, encode, is_shard, load_manifest, steps
 from mpips.errors import CheckpointError
+
+log = logging.getLogger("mpips.checkpoint")
 
 
 def write_manifest(step: Path, manifest: Manifest, life: Life) -> Iterator[None]:
@@ -25,23 +27,32 @@ def write_manifest(step: Path, manifest: Manifest, life: Life) -> Iterator[None]
 
 
 def settle(step: Path, manifest: Manifest) -> Iterator[None]:
-    """Remove the shards and temporary files in a complete checkpoint that its manifest does not name."""
+    """Remove what a complete checkpoint's manifest does not name."""
+    for entry in unnamed(step, manifest):
+        entry.unlink(missing_ok=True)
+        yield
+
+
+def unnamed(step: Path, manifest: Manifest) -> list[Path]:
+    """Return the shards and temporary files in a checkpoint that its manifest does not name."""
     named = {shard.file for shard in manifest.shards}
-    for entry in sorted(step.iterdir()):
-        if (is_shard(entry.name) and entry.name not in named) or is_temporary(entry.name):
-            entry.unlink(missing_ok=True)
-            yield
+    return [entry for entry in sorted(step.iterdir())
+            if (is_shard(entry.name) and entry.name not in named) or is_temporary(entry.name)]
 
 
 def prune(directory: Path, clock: int, keep_last: int) -> Iterator[None]:
     """Remove complete checkpoints before `clock` so that `keep_last` with the one of `clock` remain.
 
     Those of later clocks belong to a run that this one has left by resuming from an earlier point; they, and incomplete
-    ones, are not touched. What is removed stops being complete first.
+    ones, are not touched. What is removed stops being complete first. What cannot be removed (somebody has made it
+    read-only to keep it, or it is another person's) stays, and the run goes on.
     """
     old = [step for at, step in steps(directory) if at <= clock and (step / MANIFEST).is_file()]
     for step in old[:-keep_last]:
-        yield from remove(step)
+        try:
+            yield from remove(step)
+        except OSError as error:
+            log.warning("checkpoint %s: not removed, though only the last %d are to be kept: %s", step, keep_last, error.strerror)
 
 
 def remove(step: Path) -> Iterator[None]:
@@ -66,9 +77,13 @@ def clean(directory: Path, life: Life) -> None:
     nothing but the manifest, and is left for a person to look at.
     """
     for _, step in steps(directory):
-        with suppress(FileNotFoundError):  # another rank is cleaning too, and was faster
+        try:
             for _ in _clean(step, life):
                 pass
+        except FileNotFoundError:
+            continue  # a job that still writes here was faster
+        except OSError as error:
+            log.warning("checkpoint %s: leftovers are not removed: %s", step, error.strerror)
 
 
 def _clean(step: Path, life: Life) -> Iterator[None]:

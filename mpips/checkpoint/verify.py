@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 
-from mpips.checkpoint.disk import is_temporary
 from mpips.checkpoint.master import intact, is_virtual, shows
 from mpips.checkpoint.publish import read_index
 from mpips.checkpoint.read import Saved, locate
@@ -23,9 +22,9 @@ from mpips.checkpoint.schema import (
     ShardTable,
     State,
     crc32,
-    is_shard,
     state_array,
 )
+from mpips.checkpoint.tidy import unnamed
 from mpips.errors import CheckpointError
 
 
@@ -79,34 +78,35 @@ def verify(path: str | os.PathLike[str]) -> Report:
                 continue
             findings += _index(saved, number)
             broken = {table for table, _ in problems}
-            for table in saved.manifest.tables:
-                if table.name in broken:
-                    continue
-                for index, where in enumerate(table.blocks.shard):
-                    for array in table.arrays if where == number else ():
-                        blocks += 1
-                        try:
-                            raw = saved.raw_block(table.name, array, index)
-                        except CheckpointError as error:
-                            findings.append(Finding(shard.file, str(error), table.name, array, index))
-                            continue
-                        nbytes += raw.nbytes
-                        if crc32(raw) != table.blocks.crc32[array][index]:
-                            what = "does not match its checksum"
-                            findings.append(Finding(shard.file, what, table.name, array, index))
-                for name in table.state(number).arrays:
-                    blocks += 1
-                    try:
-                        nbytes += saved.kept(table.name, number, name).nbytes
-                    except CheckpointError as error:
-                        array = state_array(name)
-                        what = str(error).removeprefix(f"{saved.path / shard.file}: {array} of table '{table.name}': ")
-                        findings.append(Finding(shard.file, what, table.name, array))
+            for size, finding in _blocks(saved, number, [t for t in saved.manifest.tables if t.name not in broken]):
+                blocks += 1
+                nbytes += size
+                findings += [finding] if finding else []
         findings += _master(saved, unreadable)
-        named = {shard.file for shard in saved.manifest.shards}
-        findings += [Finding(entry.name, "not named by the manifest") for entry in sorted(step.iterdir())
-                     if (is_shard(entry.name) and entry.name not in named) or is_temporary(entry.name)]
+        findings += [Finding(entry.name, "not named by the manifest") for entry in unnamed(step, saved.manifest)]
         return Report(step, tuple(findings), blocks, nbytes)
+
+
+def _blocks(saved: Saved, number: int, tables: Sequence[SavedTable]) -> Iterator[tuple[int, Finding | None]]:
+    """Compare all blocks that a shard has of some tables with their checksums; yield the bytes read, and what is wrong."""
+    file = saved.manifest.shards[number].file
+    for table in tables:
+        for index, where in enumerate(table.blocks.shard):
+            for array in table.arrays if where == number else ():
+                try:
+                    raw = saved.raw_block(table.name, array, index)
+                except CheckpointError as error:
+                    yield 0, Finding(file, str(error), table.name, array, index)
+                    continue
+                good = crc32(raw) == table.blocks.crc32[array][index]
+                yield raw.nbytes, None if good else Finding(file, "does not match its checksum", table.name, array, index)
+        for name in table.state(number).arrays:
+            try:
+                yield saved.kept(table.name, number, name).nbytes, None
+            except CheckpointError as error:
+                array = state_array(name)
+                what = str(error).removeprefix(f"{saved.path / file}: {array} of table '{table.name}': ")
+                yield 0, Finding(file, what, table.name, array)
 
 
 def _index(saved: Saved, number: int) -> Iterator[Finding]:

@@ -78,8 +78,23 @@ def write_shard(directory: Path, cut: Cut, server: int, servers: int, pieces: Se
 def _write_blocks(file: Any, name: str, pieces: Sequence[Piece]) -> Generator[None, None, ShardTable]:
     """Write all arrays of a dense table; the generator's value is its entry in the index."""
     parts = [{VALUE: p.value, **{slot_array(s): a for s, a in p.slots.items()}} for p in pieces]
-    sums = yield from _write_arrays(file, name, parts, [(p.stop - p.start,) for p in pieces])
-    return ShardTable(arrays=_dtypes(parts[0]), index=[p.index for p in pieces], start=[p.start for p in pieces],
+    arrays = _dtypes(parts[0])
+    sums: dict[str, list[int]] = {array: [] for array in arrays}
+    total, written = sum(p.stop - p.start for p in pieces), 0
+    for array, dtype in arrays.items():
+        out, at = new(file, dataset(name, array), (total,), dtype), 0
+        for piece, part in zip(pieces, parts, strict=True):
+            data = stored(part[array])
+            assert data.shape == (piece.stop - piece.start,)
+            put(out, at, data)
+            sums[array].append(crc32(data))
+            at += data.size
+            written += data.nbytes
+            if written >= SLICE:
+                written = 0
+                yield
+    yield
+    return ShardTable(arrays=arrays, index=[p.index for p in pieces], start=[p.start for p in pieces],
                       stop=[p.stop for p in pieces], folds=[p.folds for p in pieces], crc32=sums)
 
 
@@ -139,28 +154,3 @@ def _write_state(file: Any, name: str, state: RowState) -> Generator[None, None,
 
 def _dtypes(part: Mapping[str, Array]) -> dict[str, str]:
     return {array: data.dtype.name for array, data in part.items()}
-
-
-def _write_arrays(file: Any, name: str, parts: Sequence[Mapping[str, Array]],
-                  shapes: Sequence[tuple[int, ...]]) -> Generator[None, None, dict[str, list[int]]]:
-    """Write the blocks of a dense table, which have these shapes; the generator's value is their checksums by array."""
-    arrays = _dtypes(parts[0]) if parts else {}
-    sums: dict[str, list[int]] = {array: [] for array in arrays}
-    total = sum(shape[0] for shape in shapes)
-    written = 0
-    for array, dtype in arrays.items():
-        axes = parts[0][array].ndim
-        out = new(file, dataset(name, array), (total, *shapes[0][1:axes]), dtype)
-        at = 0
-        for part, shape in zip(parts, shapes, strict=True):
-            data = stored(part[array])
-            assert data.shape == shape[:axes]
-            put(out, at, data)
-            sums[array].append(crc32(data))
-            at += len(data)
-            written += data.nbytes
-            if written >= SLICE:
-                written = 0
-                yield
-    yield
-    return sums

@@ -5,8 +5,6 @@ from __future__ import annotations
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
-from runpy import run_path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,9 +18,8 @@ from mpips.checkpoint.saver import DirectorySaver
 from mpips.errors import CheckpointError
 from mpips.server.saving import Cut
 from mpips.table import Dense, Rows
+from tests.checkpoint import making, making_rows
 
-making = SimpleNamespace(**run_path(str(Path(__file__).with_name("making.py"))))
-making_rows = SimpleNamespace(**run_path(str(Path(__file__).with_name("making_rows.py"))))
 TABLES = [Dense("w", (30, 4), making.ADAM), Dense("h", (50,), making.SGD, dtype="bfloat16"), Dense("s", (), making.SGD),
           Dense("e", (0, 3), making.SGD)]
 

@@ -30,6 +30,18 @@ def test_a_life_is_read_from_the_environment(environment: dict[str, str], life: 
     assert is_temporary(life.temporary(Path("x/model.h5")).name)
 
 
+def test_a_directory_is_of_who_began_last_and_a_life_without_a_token_is_kept_out_by_nobody(tmp_path: Path) -> None:
+    first, second, third = Life("1", token="a"), Life("2", token="b"), Life("3")
+    first.claim(tmp_path)
+    first.check(tmp_path)
+    second.claim(tmp_path)
+    third.claim(tmp_path)
+    third.check(tmp_path)
+    second.check(tmp_path)
+    with pytest.raises(MpipsError, match=r"another job \(job 2, restart 0, on .*\) has begun to write there since"):
+        first.check(tmp_path)
+
+
 def test_whose_leftovers_are_known(tmp_path: Path) -> None:
     life = Life("7", 2)
     mine, dead = os.getpid(), DEAD.pid

@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 from importlib.resources import files
 from pathlib import Path
-from runpy import run_path
-from types import SimpleNamespace
 from typing import Any
 
 from mpips.checkpoint import schema
 from mpips.table import Dense
+from tests.checkpoint import making
 
-making = SimpleNamespace(**run_path(str(Path(__file__).with_name("making.py"))))
 TEXT = files("mpips.checkpoint").joinpath("FORMAT.md").read_text()
 
 

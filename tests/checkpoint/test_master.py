@@ -2,8 +2,6 @@ from __future__ import annotations
 
 from math import prod
 from pathlib import Path
-from runpy import run_path
-from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -16,8 +14,7 @@ from mpips.checkpoint.master import boxes, write_master
 from mpips.checkpoint.schema import MASTER, load_manifest
 from mpips.checkpoint.verify import verify
 from mpips.table import Dense
-
-making = SimpleNamespace(**run_path(str(Path(__file__).with_name("making.py"))))
+from tests.checkpoint import making
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=4).map(tuple), st.data())

@@ -5,8 +5,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from runpy import run_path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,8 +14,8 @@ from mpips.checkpoint.verify import verify
 from mpips.errors import USAGE, CheckpointError, UsageError
 from mpips.server.saving import Cut
 from mpips.table import Dense
+from tests.checkpoint import making
 
-making = SimpleNamespace(**run_path(str(Path(__file__).with_name("making.py"))))
 TABLES = [Dense("w", (9, 8), making.ADAM)]
 
 
@@ -71,12 +69,12 @@ def test_latest_is_the_one_completed_last(tmp_path: Path) -> None:
 
 
 def test_where_the_one_completed_last_is_not_the_furthest_that_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The clock was set back, or the directory was copied: the run goes on, but not in silence."""
+    """A run that began anew where an older one had been further: it goes on, but not in silence."""
     for clock in (9, 20):
         making.save(tmp_path, TABLES, clocks=(clock,), keep_last=None)
     Checkpoints(tmp_path, resume="auto").restore().close()
     assert caplog.text == ""
-    os.utime(tmp_path / "step-00000020" / "manifest.json", (1, 1))
+    making.save(tmp_path, TABLES, clocks=(9,), keep_last=None)
     Checkpoints(tmp_path, resume="auto").restore().close()
     assert "step-00000009, completed last; " in caplog.text
     assert "step-00000020 is further" in caplog.text
@@ -115,6 +113,12 @@ def test_a_path_that_is_no_checkpoint_is_said(tmp_path: Path, path: str) -> None
     (tmp_path / "file").write_text("x")
     with pytest.raises(CheckpointError, match=str(tmp_path / path)):
         Checkpoints(tmp_path, resume=tmp_path / path).restore()
+
+
+@pytest.mark.parametrize("resume", ["auto", "x" * 300])
+def test_what_the_file_system_refuses_is_one_line(tmp_path: Path, resume: str) -> None:
+    with pytest.raises(CheckpointError, match=r"File name too long$"):
+        Checkpoints(tmp_path / ("x" * 300), resume=resume).restore()
 
 
 def test_bound_it_writes_seed_and_meta(tmp_path: Path) -> None:

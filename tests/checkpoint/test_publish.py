@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -9,8 +10,6 @@ import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from runpy import run_path
-from types import SimpleNamespace
 
 import pytest
 
@@ -24,9 +23,9 @@ from mpips.checkpoint.verify import verify
 from mpips.errors import MpipsError
 from mpips.server.saving import Cut
 from mpips.table import Dense
+from tests.checkpoint import making
 
-HELPER = Path(__file__).with_name("making.py")
-making = SimpleNamespace(**run_path(str(HELPER)))
+HELPER = making.__file__
 TABLES = [Dense("w", (9, 8), making.ADAM), Dense("b", (3,), making.SGD, dtype="bfloat16"), Dense("s", (), making.SGD)]
 CUT = Cut((7, 7))
 
@@ -177,6 +176,28 @@ def test_a_damaged_checkpoint_is_replaced_too(tmp_path: Path) -> None:
     making.save(tmp_path, TABLES, clocks=(7, 7), salt=1)
     assert verify(step).ok
     assert holds(Saved(step), 1)
+
+
+def test_what_cannot_be_removed_stays_and_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                          caplog: pytest.LogCaptureFixture) -> None:
+    """Somebody has made it read-only, to keep it."""
+    for clock in (10, 20):
+        making.save(tmp_path, TABLES, clocks=(clock, 1), keep_last=None)
+    real = Path.unlink
+
+    def refuse(self: Path, missing_ok: bool = False) -> None:
+        if self.parent.name == "step-00000010":
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        real(self, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    step = making.save(tmp_path, TABLES, clocks=(30, 1), keep_last=1)
+    assert [p.name for p in sorted(tmp_path.iterdir())] == ["step-00000010", "step-00000030"]
+    assert verify(step).ok
+    assert "step-00000010: not removed, though only the last 1 are to be kept: Permission denied" in caplog.text
+    (tmp_path / "step-00000010" / "manifest.json.tmp.9.0.1").touch()
+    DirectorySaver(tmp_path, life=Life("9", 1)).clean()
+    assert "step-00000010: leftovers are not removed: Permission denied" in caplog.text
 
 
 def test_keep_last_removes_only_older_complete_ones(tmp_path: Path) -> None:

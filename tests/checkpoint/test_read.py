@@ -1,11 +1,10 @@
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from runpy import run_path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,14 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpips import optim
+from mpips import init, optim
 from mpips.checkpoint.read import Saved
 from mpips.checkpoint.verify import verify
 from mpips.errors import CheckpointError, UnknownTable
 from mpips.layout import place
+from mpips.nn import initial
 from mpips.table import DTYPES, Dense
+from tests.checkpoint import making
 
-making = SimpleNamespace(**run_path(str(Path(__file__).with_name("making.py"))))
 LETTERS = st.characters(exclude_characters="/\0", exclude_categories=["Cs"])
 NAMES = st.text(LETTERS, min_size=1, max_size=8).filter(lambda n: n[0] != "." and n.isprintable())
 HUNDRED = Dense("w", (100,), making.ADAM)
@@ -123,6 +123,15 @@ def test_another_model_is_refused_by_name(tmp_path: Path, table: Dense, words: s
         saved.check([table])
 
 
+def test_what_is_told_to_do_with_another_model_works(tmp_path: Path) -> None:
+    step = making.save(tmp_path, [TABLE])
+    with Saved(step) as saved:
+        with pytest.raises(CheckpointError, match=re.escape('init=mpips.init.array(mpips.Saved(PATH).array("w"))')):
+            saved.check([replace(TABLE, optimizer=making.SGD)])
+        table = replace(TABLE, optimizer=making.SGD, init=init.array(saved.array("w")))
+        np.testing.assert_array_equal(initial([table])["w"], saved.array("w"))
+
+
 def test_what_may_differ_may_differ(tmp_path: Path) -> None:
     with Saved(making.save(tmp_path, [TABLE])) as saved:
         saved.check([replace(TABLE, optimizer=optim.Adam(lr=0.7, beta1=0.5), staleness=None, nonfinite="skip")])
@@ -144,7 +153,7 @@ def test_more_tables_are_allowed_when_said(tmp_path: Path) -> None:
 
 def test_many_differences_are_counted(tmp_path: Path) -> None:
     with (Saved(making.save(tmp_path, [replace(TABLE, name=f"t{i}") for i in range(9)])) as saved,
-          pytest.raises(CheckpointError, match=r"^[^\n]*; and 4 more$")):
+          pytest.raises(CheckpointError, match=r"^[^\n]*; and 4 more\. [^\n]*$")):
         saved.check([])
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from runpy import run_path
-from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -22,8 +20,8 @@ from mpips.cli import main
 from mpips.errors import CheckpointError
 from mpips.server.saving import Cut, RowState
 from mpips.table import Rows
+from tests.checkpoint import making_rows as making
 
-making = SimpleNamespace(**run_path(str(Path(__file__).with_name("making_rows.py"))))
 TABLE = Rows("item", rows=None, dim=3, optimizer=making.Rule(), capacity=100, admit=2)
 DATA = making.truth(TABLE, 17)
 SHARD = "shard-0001-of-0003.h5"

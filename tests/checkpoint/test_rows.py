@@ -9,8 +9,6 @@ import subprocess
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from runpy import run_path
-from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -31,9 +29,9 @@ from mpips.checkpoint.write import SLICE, write_shard
 from mpips.errors import CheckpointError, MpipsError, UnknownTable
 from mpips.server.saving import Cut, RowPiece
 from mpips.table import Dense, Rows
+from tests.checkpoint import making as dense
+from tests.checkpoint import making_rows as making
 
-dense = SimpleNamespace(**run_path(str(Path(__file__).with_name("making.py"))))
-making = SimpleNamespace(**run_path(str(Path(__file__).with_name("making_rows.py"))))
 NUMBERED = Rows("user", rows=20, dim=4, optimizer=making.Rule())
 BORN = Rows("item", rows=None, dim=3, optimizer=making.Rule(), capacity=100, dtype="float64")
 BOTH = [NUMBERED, BORN]

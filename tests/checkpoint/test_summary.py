@@ -1,8 +1,7 @@
 from __future__ import annotations
 
+import errno
 from pathlib import Path
-from runpy import run_path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from mpips.checkpoint import summary
 from mpips.checkpoint.read import Saved
 from mpips.checkpoint.saver import DirectorySaver
 from mpips.checkpoint.summary import entries, rows, stats
 from mpips.server.saving import Cut
 from mpips.table import Dense
-
-making = SimpleNamespace(**run_path(str(Path(__file__).with_name("making.py"))))
+from tests.checkpoint import making
 
 
 def saved_with(folder: Path, values: np.ndarray[Any, Any]) -> Saved:
@@ -85,3 +84,24 @@ def test_a_list_hides_nothing(tmp_path: Path) -> None:
     assert first.bytes == sum(p.stat().st_size for p in steps[0].iterdir())
     assert 0 <= first.age < 600
     assert entries(tmp_path / "missing") == []
+
+
+def test_a_list_does_without_what_is_removed_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a run that keeps the last three: whoever lists its directory is often slower."""
+    step = making.save(tmp_path, [Dense("w", (9,), making.SGD)], clocks=(2,))
+    monkeypatch.setattr(summary, "steps", lambda _: [(1, tmp_path / "step-00000001"), (2, step)])
+    monkeypatch.setattr(Path, "iterdir", lambda self: iter([*map(Path, sorted(self.glob("*"))), self / "shard-gone"]))
+    assert [(entry.step, entry.state) for entry in entries(tmp_path)] == [(2, "complete")]
+
+
+def test_a_list_says_what_it_may_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    making.save(tmp_path, [Dense("w", (9,), making.SGD)], clocks=(2,))
+    real = Path.iterdir
+
+    def refuse(self: Path) -> Any:
+        if self.name.startswith("step-"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return real(self)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert [(entry.state, entry.problem) for entry in entries(tmp_path)] == [("broken", "Permission denied")]

@@ -8,8 +8,6 @@ import tempfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from runpy import run_path
-from types import SimpleNamespace
 
 import h5py
 import pytest
@@ -22,8 +20,8 @@ from mpips.checkpoint.read import Saved
 from mpips.checkpoint.verify import verify
 from mpips.errors import CheckpointError
 from mpips.table import Dense
+from tests.checkpoint import making
 
-making = SimpleNamespace(**run_path(str(Path(__file__).with_name("making.py"))))
 TABLES = [Dense("w", (9, 8), making.ADAM), Dense("s", (), making.SGD), Dense("h", (40,), making.SGD, dtype="bfloat16"),
           Dense("e", (0,), making.SGD)]
 SHARD = "shard-0001-of-0002.h5"
@@ -130,7 +128,7 @@ def test_a_missing_manifest_is_no_checkpoint(tmp_path: Path) -> None:
             look(step)
 
 
-@pytest.mark.parametrize(("path", "words"), [("nothing", "no such checkpoint"), ("", "holds 1 checkpoints, name one"),
+@pytest.mark.parametrize(("path", "words"), [("nothing", "no such checkpoint"), ("", "holds 1 checkpoint, name it"),
                                              ("file", "not a checkpoint"), ("empty", "not a checkpoint")])
 def test_what_is_no_checkpoint_is_said(tmp_path: Path, path: str, words: str) -> None:
     make(tmp_path)

@@ -6,8 +6,6 @@ import subprocess
 import time
 from collections.abc import Generator
 from pathlib import Path
-from runpy import run_path
-from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -19,8 +17,8 @@ from mpips.checkpoint.write import SLICE, write_shard
 from mpips.errors import MpipsError
 from mpips.server.saving import Cut
 from mpips.table import Dense
+from tests.checkpoint import making
 
-making = SimpleNamespace(**run_path(str(Path(__file__).with_name("making.py"))))
 TABLES = [Dense("w", (700, 1000), making.ADAM), Dense("half", (33, 3), making.ADAM, dtype="bfloat16"),
           Dense("empty", (0, 4), making.SGD), Dense("scalar", (), making.SGD, dtype="float64")]
 
