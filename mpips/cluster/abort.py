@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 PACKAGE = Path(__file__).resolve().parent.parent
+WITH = contextmanager.__code__.co_filename  # stands between us and the user where a context manager of ours raises
 INTERRUPTED = 130
 FIRST_SPEAKS = 3.0  # seconds in which rank 0 ends the job after an error that all ranks raise
 DRAIN = 1.0  # seconds that a launcher has to read what was written before the job ends
@@ -57,9 +58,9 @@ TEXT = 4096  # bytes of a message that is passed to all ranks
 class Hook:
     """What happens to an exception that nobody catches, for a job on `comm`."""
 
-    def __init__(self, comm: MPI.Comm, describe: Callable[[], str], before: Any, before_thread: Any) -> None:
+    def __init__(self, comm: MPI.Comm, before: Any, before_thread: Any) -> None:
         self.comm = comm
-        self.describe = describe
+        self.describe: Callable[[], str] = str
         self.before = before
         self.before_thread = before_thread
         self.pid = os.getpid()
@@ -109,17 +110,14 @@ class Hook:
             return f"(describe: {error!r})"
 
 
-def install(comm: MPI.Comm, describe: Callable[[], str] = str) -> Hook:
-    """From now on an exception that nobody catches, in any thread, ends the job of `comm`.
-
-    `describe()` gives role and step for the message, such as "worker 1, clock 7". A second call replaces the first one.
-    """
+def install(comm: MPI.Comm) -> Hook:
+    """From now on an exception that nobody catches, in any thread, ends the job of `comm`. A second call replaces the first one."""
     before, before_thread = sys.excepthook, threading.excepthook
     if isinstance(before, Hook):
         before, before_thread = before.before, before.before_thread
     elif before is early.end_job:  # it would end the job for a forked child, too
         before = sys.__excepthook__
-    hook = Hook(comm, describe, before, before_thread)
+    hook = Hook(comm, before, before_thread)
     sys.excepthook = hook
     threading.excepthook = hook.thread
     if not faulthandler.is_enabled() and sys.__stderr__ is not None:
@@ -128,7 +126,7 @@ def install(comm: MPI.Comm, describe: Callable[[], str] = str) -> Hook:
 
 
 def describe(what: Callable[[], str]) -> None:
-    """Change what the installed hook says about this rank's role and step."""
+    """Change what the installed hook says about this rank's role and step, such as "worker 1, clock 7"."""
     if isinstance(sys.excepthook, Hook):
         sys.excepthook.describe = what
 
@@ -140,6 +138,9 @@ def installed(comm: MPI.Comm) -> Iterator[None]:
     Catching such an exception could do no good: the other ranks wait for this one. In a world of one all of them go
     their way.
     """
+    outer = sys.excepthook
+    if isinstance(outer, Hook) and outer.describe is not str and outer.ours():  # it would meet nobody, as the servers are busy
+        raise UsageError(f"run: called inside the run in which this rank is {outer.who()}; call it after that one has returned")
     hook = install(comm)
     try:
         yield
@@ -278,7 +279,7 @@ def where(trace: TracebackType | None) -> str:
     if trace.tb_frame.f_back is not None:
         frames += traceback.walk_stack(trace.tb_frame.f_back)
     for name, line in ((frame.f_code.co_filename, line) for frame, line in frames):
-        if not name.startswith("<frozen") and PACKAGE not in Path(name).resolve().parents:
+        if not name.startswith("<frozen") and name != WITH and PACKAGE not in Path(name).resolve().parents:
             return f"{Path(name).name} line {line}"
     return ""
 
@@ -303,7 +304,10 @@ def note(code: int) -> None:
     """
     name = os.environ.get("MPIPS_EXIT_FILE")
     if name:
-        Path(name).write_text(f"{code}\n")
+        try:
+            Path(name).write_text(f"{code}\n")
+        except OSError as error:  # what has been said about the end is worth more
+            say(f"mpips: MPIPS_EXIT_FILE {name}: {error.strerror}\n")
 
 
 def _drain(fd: int) -> None:

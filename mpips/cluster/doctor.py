@@ -12,7 +12,9 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -31,6 +33,8 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_
 LEVELS = ("single", "funneled", "serialized", "multiple")
 ASLEEP = 0.25  # seconds for which the target of a Put stays out of MPI
 ROW = 512  # bytes in which a rank says where it runs
+SHARED = ("sm_segment.", "vader_segment.", "mpich_shm_")  # what MPIs call their files in /dev/shm
+MANY = 10 << 20  # bytes of them that are worth a line
 
 Facts = dict[str, Any]
 
@@ -46,6 +50,7 @@ def machine() -> Facts:
         "memory free": mega(room.memory) + f" ({room.limit})" if room.memory is not None else "unknown",
         "/dev/shm free": mega(room.shared) if room.shared is not None else "not there",
         "threads": {name: os.environ.get(name, "not set") for name in THREADS},
+        "shm leftovers": leftovers(),
         "GPU": gpu(),
         "mpirun": beside() or shutil.which("mpirun") or "not found",
     }
@@ -87,7 +92,7 @@ def world(comm: MPI.Intracomm) -> Facts:
 
     started, how = environment_size(os.environ)
     name, numbers = MPI.get_vendor()
-    nodes, _ = nodes_of(comm)
+    nodes = nodes_of(comm)
     out: Facts = {
         "MPI": f"{name} {'.'.join(map(str, numbers))}",
         "library": MPI.Get_library_version().splitlines()[0].strip("\0 "),
@@ -146,13 +151,15 @@ def windows(comm: MPI.Intracomm, nodes: list[int]) -> dict[str, str]:
 
 def _put(comm: MPI.Comm, window: MPI.Win, origin: int, target: int, memory: Any) -> str:
     """Put from one rank while the target is out of MPI; say whether it arrived, and whether that needed the target."""
+    from mpi4py import MPI
+
     tick = np.zeros(1)
     data = np.random.default_rng(origin).integers(0, 256, 64, np.uint8)
     comm.Barrier()
     if comm.rank == origin:
         time.sleep(0 if origin == target else ASLEEP / 5)  # the target has left the barrier by then
         begin = time.perf_counter()
-        window.Put([data, 64, _byte()], target, (64, 64, _byte()))
+        window.Put([data, 64, MPI.BYTE], target, (64, 64, MPI.BYTE))
         window.Flush(target)
         tick[0] = time.perf_counter() - begin
     elif comm.rank == target:
@@ -169,16 +176,25 @@ def _put(comm: MPI.Comm, window: MPI.Win, origin: int, target: int, memory: Any)
     return f"works, {'passive' if took < ASLEEP / 4 else 'only while the target is in MPI'} ({1e3 * took:.2g} ms)"
 
 
-def _byte() -> MPI.Datatype:
-    from mpi4py import MPI
-
-    return MPI.BYTE
-
-
 def broken(facts: Facts) -> bool:
     """Whether MPI is not there or a window does not work."""
     tried: Mapping[str, str] = facts.get("world", {}).get("windows", {"": "BROKEN"})
     return any(not said.startswith("works") for said in tried.values())
+
+
+def leftovers(root: Path = Path("/")) -> tuple[int, int]:
+    """Return the number and the bytes of this user's files of MPIs in /dev/shm that none of their processes has mapped."""
+    folder, mine = root / "dev/shm", os.getuid()
+    found: dict[str, int] = {}
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        with suppress(FileNotFoundError):
+            if entry.name.startswith(SHARED) and entry.stat().st_uid == mine:
+                found[entry.name] = entry.stat().st_blocks * 512
+    for maps in (root / "proc").glob("[0-9]*/maps") if found else ():
+        with suppress(OSError):  # it has ended, or is of another user, who cannot map these files
+            for line in maps.read_text(errors="replace").splitlines():
+                found.pop(line.rpartition("/dev/shm/")[2], None)
+    return len(found), sum(found.values())
 
 
 def hints(here: Facts, there: Facts) -> list[str]:
@@ -195,6 +211,10 @@ def hints(here: Facts, there: Facts) -> list[str]:
     if len(_cupy()) > 1:
         out.append("two CuPy packages are installed in this environment and break each other: uninstall both, "
                    "install one")
+    files, size = here["shm leftovers"]
+    if size > MANY:
+        out.append(f"{files} files of jobs that have ended take {mega(size)} of /dev/shm: while nothing of MPI runs here, "
+                   f"rm /dev/shm/{{{','.join(f'{name}*' for name in SHARED)}}}")
     if not there:
         out.append("without an MPI only the `ckpt` and `plan` commands work: pip install 'mpips[local]', or load your "
                    "cluster's MPI module")

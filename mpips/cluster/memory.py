@@ -172,7 +172,7 @@ def _left(group: Path, limit_name: str, used_name: str, cache_name: str) -> int 
             if name == cache_name:
                 cache = int(value)
     except OSError:  # the root group of v2 has none
-        cache = 0
+        pass
     return max(0, limit - used + cache)
 
 

@@ -22,7 +22,7 @@ from mpips.cluster.world import nodes_of
 from mpips.errors import UsageError
 from mpips.server import Server
 from mpips.trace import Trace
-from mpips.transport.base import DROWSY, IDLE, Backoff, wait
+from mpips.transport.base import IDLE, Backoff, wait
 from mpips.transport.plan import Plan
 from mpips.transport.rma import Rma
 from mpips.transport.shared import Shared
@@ -58,7 +58,7 @@ def _together(job: Job, world: MPI.Intracomm, deadline: abort.Deadline) -> list[
     rank = comm.Get_rank()
     problem: UsageError | None = None
     restored = None
-    nodes, _ = nodes_of(comm)
+    nodes = nodes_of(comm)
     spread = job.nodes == "single" or len(set(nodes)) > 1
     deadline.over()
     try:
@@ -156,10 +156,12 @@ def _serve(server: Server, transport: Rma, plan: Plan) -> None:
     while not server.finished:
         transport.poll()
         if server.step() or transport.sending:
+            transport.call(server.index)
             backoff.reset()
-        elif backoff.waited < DROWSY:
-            backoff.rest()
+        elif not (nap := backoff.nap()) or not transport.woken:
+            transport.pause(nap)
         elif transport.doze(server.index, server.step, NIGHT):
+            transport.call(server.index)
             backoff.reset()
     log.info("server %d: every worker has ended", server.index)
 

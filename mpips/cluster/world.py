@@ -72,18 +72,17 @@ def _number(text: str) -> int:
     return int(text) if text.isdecimal() else 1
 
 
-def nodes_of(comm: MPI.Comm) -> tuple[list[int], int]:
-    """Return the node of every rank, numbered by their first ranks, and this rank's place on its own. Collective."""
+def nodes_of(comm: MPI.Comm) -> list[int]:
+    """Return the node of every rank, numbered by their first ranks. Collective."""
     from mpi4py import MPI
 
     local = comm.Split_type(MPI.COMM_TYPE_SHARED, key=comm.rank)
-    place = local.rank
     leader = np.array([comm.rank], np.int64)
     local.Bcast(leader)
     local.Free()
     leaders = np.empty(comm.size, np.int64)
     comm.Allgather(leader, leaders)
-    return number_nodes(leaders.tolist()), place
+    return number_nodes(leaders.tolist())
 
 
 def number_nodes(leaders: Sequence[int]) -> list[int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mpips.cluster.abort import exit_code, message, where
+from mpips.cluster.abort import exit_code, message, note, where
 from mpips.errors import CheckpointError, MpipsError, UsageError, WaitTimeout
 from tests.mpirun import Done, environment, launcher, mpirun, vendor
 
@@ -220,10 +220,49 @@ def test_the_others_end_within_seconds(tmp_path: Path) -> None:
     assert time.time() - float((tmp_path / "failed").read_text()) < 20
 
 
+def test_a_rank_that_never_comes_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    """The others wait in MPI_Init, where no Python runs."""
+    (tmp_path / "demo.py").write_text("""
+import os
+import mpips
+from mpips.cluster import early
+
+early.COME = 3.0
+if os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK")) != "2":
+    mpips.run(lambda ps: None, [])
+""")
+    done = mpirun(3, tmp_path / "demo.py", timeout=30)
+    assert done.code == 1, done
+    assert "Timeout (0:00:03)!" in done.err, done
+    assert "run.py" in done.err, done
+
+
+def test_a_limit_of_the_users_own_stays(tmp_path: Path) -> None:
+    (tmp_path / "demo.py").write_text("""
+import faulthandler, time
+import mpips
+
+faulthandler.dump_traceback_later(4.0, exit=True)
+print(mpips.run(lambda ps: ps.workers, []), flush=True)
+time.sleep(60)
+""")
+    done = subprocess.run([sys.executable, str(tmp_path / "demo.py")], capture_output=True, text=True, timeout=40, check=False,
+                          env=environment())
+    assert (done.returncode, done.stdout) == (1, "[1]\n"), done
+    assert "Timeout (0:00:04)!" in done.stderr, done
+
+
 def test_the_exit_code_is_written_down_for_launchers_that_lose_it(tmp_path: Path) -> None:
     (tmp_path / "demo.py").write_text(JOB.format(boom="raise WaitTimeout('waited')"))
     done = mpirun(3, tmp_path / "demo.py", env={"MPIPS_EXIT_FILE": str(tmp_path / "code")})
     assert (done.code, (tmp_path / "code").read_text()) == (75, "75\n"), done
+
+
+def test_a_place_that_cannot_be_written_does_not_change_how_the_job_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                                        capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("MPIPS_EXIT_FILE", str(tmp_path / "gone" / "code"))
+    note(2)
+    assert capsys.readouterr().err == f"mpips: MPIPS_EXIT_FILE {tmp_path}/gone/code: No such file or directory\n"
 
 
 def test_exit_codes() -> None:

@@ -49,22 +49,28 @@ def test_the_longest_line_is_read_at_once() -> None:
     assert len(head) + int(LONGEST) + len("\n") <= READ
 
 
-@pytest.mark.parametrize("environ", [{}, {"PMI_FD": "987654"}, {"PMI_FD": "", "SLURM_STEP_ID": "0"}, {"SLURM_STEP_ID": "0"}])
-def test_without_slurms_socket_nothing_is_done(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "mpi4py.MPI", raising=False)
-    with short_requests(environ):
-        pass
-
-
-@pytest.mark.parametrize("number", ["987654", "0"])
-def test_what_is_no_socket_is_left_alone(number: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program that a rank has started without the rank's files, which MPI may start alone."""
-    monkeypatch.delitem(sys.modules, "mpi4py.MPI", raising=False)
+@pytest.fixture
+def no_helper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever would start one fails."""
     monkeypatch.setattr("subprocess.Popen", None)
-    with short_requests({"PMI_FD": number, "SLURM_STEP_ID": "0"}):
+
+
+@pytest.mark.parametrize("number", ["987654", "0", "", None])
+@pytest.mark.usefixtures("no_helper")
+def test_what_is_no_socket_is_left_alone(number: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in a program that a rank has started without the rank's files, which MPI may start alone."""
+    monkeypatch.delitem(sys.modules, "mpi4py.MPI", raising=False)
+    with short_requests({"SLURM_STEP_ID": "0", **({} if number is None else {"PMI_FD": number})}):
         pass
 
 
+@pytest.mark.usefixtures("no_helper")
+def test_outside_a_step_of_slurm_nothing_is_done(ends: tuple[socket.socket, socket.socket]) -> None:
+    with short_requests({"PMI_FD": str(ends[1].fileno())}):
+        pass
+
+
+@pytest.mark.usefixtures("no_helper")
 def test_without_a_python_to_start_nothing_is_done(ends: tuple[socket.socket, socket.socket],
                                                    monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "")
@@ -72,9 +78,10 @@ def test_without_a_python_to_start_nothing_is_done(ends: tuple[socket.socket, so
         pass
 
 
-def test_after_mpi_has_started_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("no_helper")
+def test_after_mpi_has_started_nothing_is_done(ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mpi4py.MPI", sys)
-    with short_requests({"PMI_FD": "987654", "SLURM_STEP_ID": "0"}):
+    with short_requests({"PMI_FD": str(ends[1].fileno()), "SLURM_STEP_ID": "0"}):
         pass
 
 

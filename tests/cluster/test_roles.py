@@ -60,6 +60,7 @@ def test_the_first_rank_of_each_node_then_the_second() -> None:
     (True, 0, """servers=True is neither a number, "per-node" nor (number, "first")"""),
     ("all", 0, """servers='all' is neither a number, "per-node" nor (number, "first")"""),
     ((2, "last"), 0, """servers=(2, 'last') is neither a number, "per-node" nor (number, "first")"""),
+    ((2, "first", 1), 0, """servers=(2, 'first', 1) is neither a number, "per-node" nor (number, "first")"""),
     (2.0, 0, """servers=2.0 is neither a number, "per-node" nor (number, "first")"""),
     (1, -1, "readers=-1 is not a number from 0"),
     (1, "2", "readers='2' is not a number from 0"),

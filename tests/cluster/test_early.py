@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.mpirun import environment
+
+DEMO = """
+import mpips
+mpips.run(lambda ps: None, [mpips.Dense("w", shape=(3,), optimizer=mpips.optim.SGD(lr=0.1))])
+"""
+
+
+def test_a_rank_without_an_mpi_says_so_at_the_end(tmp_path: Path) -> None:
+    """As on a node where the module is not loaded: what cannot be ended by MPI_Abort just ends."""
+    (tmp_path / "mpi4py").mkdir()
+    (tmp_path / "mpi4py/__init__.py").write_text("")
+    (tmp_path / "mpi4py/MPI.py").write_text("raise RuntimeError('cannot load MPI library\\n')")
+    env = {**environment(), "PYTHONPATH": f"{tmp_path}{os.pathsep}{environment()['PYTHONPATH']}", "OMPI_COMM_WORLD_SIZE": "3"}
+    done = subprocess.run([sys.executable, "-c", DEMO], env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1, done
+    assert done.stderr.endswith("\nmpips: error: no MPI here (cannot load MPI library): pip install 'mpips[local]', "
+                                "or load your cluster's MPI module\n")
+    assert done.stderr.count("Traceback") == 1, done
