@@ -164,11 +164,16 @@ def he(*, seed: int | None = None) -> Init:
 
 
 def array(values: Any) -> Init:
-    """The given array; every rank must be given the same one (compared by checksum at start)."""
+    """The given array; every rank must be given the same one (compared by checksum at start).
+
+    It is copied, so that it stays what the checksum says whatever is written to yours; not if yours is read-only, as one of
+    `np.load(file, mmap_mode="r")` is, of which each server then reads its part.
+    """
     try:
         given = np.asarray(values, order="C")
     except ValueError as error:
         raise UsageError(f"init array: {error}") from None
+    given = given.copy() if given.flags.writeable else given
     objects = given.dtype.hasobject  # which no table takes: `check` says so, and names the table
     return Init("array", values=given, crc32=None if objects else zlib.crc32(given.reshape(-1).view(np.uint8).data))
 

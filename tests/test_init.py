@@ -11,13 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpips import Dense, init, layout, optim
+from mpips import Dense, init, optim
 from mpips.errors import UsageError
 from mpips.init import Init, fans
 from mpips.layout import place
 from mpips.server.store import Store
 from mpips.transport.local import Local
 from mpips.transport.plan import make_plan
+from tests.playing import small_blocks
 
 Array = np.ndarray[Any, np.dtype[Any]]
 SGD = optim.SGD(lr=0.1)
@@ -134,6 +135,22 @@ def test_arrays(given_: Any) -> None:
                                   np.asarray(given_).astype("f4").reshape(-1)[2:5])
 
 
+def test_what_is_written_to_an_array_later_is_not_in_the_table() -> None:
+    given_ = np.zeros((2, 3))
+    how = init.array(given_)
+    given_ += 1
+    assert not values(how, (2, 3)).any()
+    assert how == init.array(np.zeros((2, 3)))
+
+
+def test_a_read_only_array_is_not_copied() -> None:
+    given_ = np.arange(3.0)
+    given_.flags.writeable = False
+    held = init.array(given_).values
+    assert held is not None
+    assert np.shares_memory(held, given_)
+
+
 def test_a_transposed_array_is_copied_once_and_not_for_each_block() -> None:
     given_ = np.arange(6.0).reshape(2, 3).T
     how = init.array(given_)
@@ -185,8 +202,7 @@ def test_what_is_wrong_is_one_line(make: Any, says: str) -> None:
 def test_values_do_not_depend_on_the_number_of_servers(servers: int, workers: int, seed: int, dtype: str) -> None:
     """By the servers' own way, from the tables to what a pull would read."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layout, "BLOCK", 64)
-        patch.setattr(layout, "WHOLE", 64)
+        small_blocks(patch)
         tables = [Dense("a", (7, 11), SGD, init.normal(), dtype=dtype), Dense("b", (), SGD, init.he()),
                   Dense("c", (0, 2), SGD, init.xavier()),
                   Dense("d", (13, 3), SGD, init.xavier(seed=4))]

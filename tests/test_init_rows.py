@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import zlib
 from math import cos, erf, log, pi, sin, sqrt
 from typing import Any
@@ -258,7 +257,3 @@ def test_what_an_array_has_not(ids: list[int], dim: int, says: str) -> None:
     with pytest.raises(UsageError) as caught:
         rows(init.array(np.zeros((3, 2))), np.array(ids), dim)
     assert str(caught.value) == says
-
-
-def test_the_examples() -> None:
-    assert doctest.testmod(init_rows).failed == 0

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import doctest
-
 import numpy as np
 import pytest
 
-from mpips import sampling
 from mpips.errors import UsageError
 from mpips.sampling import Sampler, alias_table
 
@@ -21,10 +18,6 @@ def chi_square(ids: np.ndarray, chances: np.ndarray) -> float:
     free = np.count_nonzero(chances) - 1
     statistic = np.sum((found - expected)[chances > 0] ** 2 / expected[chances > 0])
     return float(((statistic / free) ** (1 / 3) - (1 - 2 / (9 * free))) / np.sqrt(2 / (9 * free)))
-
-
-def test_examples() -> None:
-    assert doctest.testmod(sampling).failed == 0
 
 
 @pytest.mark.parametrize("counts", [None, [1] * 50, range(50), [10**4] + [10] * 49, [0, 3] * 25, [0] * 49 + [7]], ids=str)

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -61,11 +62,17 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run one `mpips ckpt` command; UsageError (of which CheckpointError is one) for a path that is no checkpoint."""
-    return ACTIONS[args.action](args)
+    """Run one `mpips ckpt` command; UsageError (CheckpointError is one) for a path that is no checkpoint or not readable."""
+    try:
+        return ACTIONS[args.action](args)
+    except OSError as error:
+        if error.filename is None:  # of stdout, which is no path of a checkpoint
+            raise
+        raise UsageError(f"{error.filename}: {error.strerror or error}") from error
 
 
 def _ls(args: argparse.Namespace) -> int:
+    from mpips.checkpoint.schema import step_of, steps
     from mpips.checkpoint.summary import entries
 
     directory = Path(args.path)
@@ -75,7 +82,10 @@ def _ls(args: argparse.Namespace) -> int:
     if args.json:
         return _json([asdict(entry) for entry in found])
     if not found:
-        return _say(f"{directory}: no checkpoints")
+        if step_of(directory.resolve().name) is not None:
+            return _say(f"{directory}: no directory of checkpoints, but one of them; see mpips ckpt tree")
+        inside = [str(entry) for entry in sorted(directory.iterdir()) if os.access(entry, os.R_OK | os.X_OK) and steps(entry)]
+        return _say(f"{directory}: no checkpoints" + (f"; there are some in {', '.join(inside)}" if inside else ""))
     header = ("checkpoint", "clock", "state", "workers", "servers", "tables", "size", "age", "problem")
     return _table(header, [
         (e.name, str(e.step), e.state, _number(None if e.clocks is None else len(e.clocks)), _number(e.servers),
@@ -128,7 +138,7 @@ def _info(args: argparse.Namespace) -> int:
         m = saved.manifest
         facts: dict[str, Any] = {
             "path": str(saved.path), "format": f"{m.format} {m.version}", "clock": m.clock, "clocks": m.clocks,
-            "seed": m.seed, "revision": m.revision, "job": {"id": m.job.id, "restart": m.job.restart},
+            "seed": m.seed, "serial": m.serial, "revision": m.revision, "job": {"id": m.job.id, "restart": m.job.restart},
             "servers": m.servers, "tables": len(m.tables), "elements": sum(t.size for t in m.tables),
             "bytes": sum(s.bytes for s in m.shards),
             "versions": m.versions, "meta": m.meta}
@@ -268,7 +278,7 @@ def _rows(text: str) -> slice:
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
     """Print rows of text under a header: by rich on a terminal, else aligned with spaces."""
-    if sys.stdout.isatty():
+    if sys.stdout is not None and sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text

@@ -68,6 +68,10 @@ def _fact(name: str, value: Any) -> Iterator[str]:
             yield f"  {'node':<14} {node['host']}: {node['ranks']} ranks, {node['cores']} cores{devices}"
     elif name == "threads" and isinstance(value, dict):
         yield f"  {name:<14} " + ", ".join(f"{k} {v}" for k, v in value.items())
+    elif name == "shm leftovers":
+        from mpips.cluster.memory import mega
+
+        yield f"  {name:<14} {value[0]} files, {mega(value[1])}"
     elif name == "windows":
         for kind, said in value.items():
             yield f"  {'window':<14} {kind}: {said}"

@@ -27,11 +27,11 @@ class Job:
     """What is planned: the arguments of `mpips.run` that matter."""
 
     tables: Sequence[Table]
-    servers: Any = 1
-    readers: int = 0
-    reserve: int = 0
-    mailboxes: int | None = None
-    combine: str | None = None
+    servers: Any
+    readers: int
+    reserve: int
+    mailboxes: int | None
+    combine: str | None
 
 
 class Planned(BaseException):
@@ -51,6 +51,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--nodes", type=int, metavar="N", default=1, help='for servers = "per-node" (default: 1)')
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
                         help="change one key of the file, such as dtype=float16; may be repeated")
+    parser.add_argument("--trace", metavar="PATH", help="nothing; so that the words of `mpips train` can be tried as they are")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
 

@@ -29,15 +29,23 @@ def run(args: argparse.Namespace) -> int:
     from mpips.train.predict import predictor
 
     output = Path(args.output)
-    if not os.access(output.parent, os.W_OK | os.X_OK) or output.is_dir():
-        raise UsageError(f"--output {output}: cannot be written")
+    if output.exists() and not output.is_file():  # of /dev/null root would make a file
+        raise UsageError(f"--output {output}: is {'a directory' if output.is_dir() else 'no file'}")
+    if not os.access(output.parent, os.W_OK | os.X_OK):
+        raise UsageError(f"--output {output}: {output.parent} is no directory that can be written to")
     try:
         x = np.load(args.input, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UsageError(f"--input {args.input}: {error}") from None
+    except OSError as error:
+        raise UsageError(f"--input {args.input}: {error.strerror or error}") from None
+    except (ValueError, EOFError):  # NumPy's words are about pickle
+        raise UsageError(f"--input {args.input}: not an array of numbers as np.save writes it") from None
     if not isinstance(x, np.ndarray) or not x.ndim:
         raise UsageError(f"--input {args.input}: not one array of samples")
-    y = predictor(args.checkpoint, args.device)(x)
+    ask = predictor(args.checkpoint, args.device)
+    try:
+        y = ask(x)
+    except UsageError as error:
+        raise UsageError(f"--input {args.input}: {str(error).removeprefix('input: ')}") from None
     partial = output.with_name(f"{output.name}.{os.getpid()}.tmp")
     try:
         with partial.open("wb") as file:

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 def add_parser(commands: Any) -> None:
     """Add the subcommand."""
     parser = commands.add_parser("train", help="train what a TOML file describes",
-                                 description="Train what a TOML file describes; start it with mpirun or srun.")
+                                 description="Train what a TOML file describes; start it with mpirun or srun.",
+                                 epilog="The keys of the file: python -m pydoc mpips.train.Config; models: mpips.models; "
+                                        "data: mpips.train.data; optimizers: mpips.optim, their lr: mpips.optim.schedules.")
     parser.add_argument("file", metavar="FILE.toml")
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
                         help="change one key of the file, such as optimizer.lr=0.1; may be repeated")

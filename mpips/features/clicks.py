@@ -119,6 +119,8 @@ def make(path: str | Path, lines: int, hidden: Hidden) -> int:
     It has its name only when it is whole.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path}: is not a file")  # /dev/null would be no device any more
     part = path.with_name(path.name + ".tmp")
     size = 0
     try:

@@ -84,7 +84,7 @@ class Lines:
                 if at >= hi:
                     continue
                 text = file.read(hi - at)
-                if text and not text.endswith(b"\n"):
+                if not text.endswith(b"\n"):
                     text += self._rest(file, at + len(text))
                 if text:
                     yield Block(at, text if text.endswith(b"\n") else text + b"\n")
@@ -101,7 +101,7 @@ class Lines:
         """Return the number of the line, from 1, that has byte `at`; this reads all before it."""
         found, left = 1, at
         with self._open() as file:
-            while left > 0 and (text := file.read(min(left, 1 << 20))):
+            while text := file.read(min(left, 1 << 20)):
                 found += text.count(b"\n")
                 left -= len(text)
         return found

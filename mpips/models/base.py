@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from math import prod
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from mpips.arrays import Array
@@ -99,11 +98,6 @@ class NetModel:
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one sample."""
         return (self.inputs,) if isinstance(self.inputs, int) else self.inputs
-
-    @property
-    def features(self) -> int:
-        """Elements of one sample."""
-        return prod(self.input_shape)
 
     def tables(self, optimizer: Rule, *, staleness: int | None = 0, dtype: str = "float32", combine: str = "sum",
                nonfinite: str = "raise", master: bool = True) -> list[Table]:

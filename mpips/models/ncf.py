@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from mpips.arrays import Array, namespace
 from mpips.errors import UsageError
@@ -66,11 +67,11 @@ class NeuMF:
             label: 1 where the user has the item, 0 where not, (n,).
         """
         xp, f = namespace(user, item), self.factors
-        score, (own, layers, last) = self._forward(params, user, item)
+        score, layers, last = self._forward(params, user, item)
         d_score = (sigmoid(score) - label)[:, None]
-        d_last, grads = self.out.backward(own, last, d_score)
+        d_last, grads = self.out.backward(params, last, d_score)
         assert d_last is not None
-        d_both, more = self.tower.backward(own, layers, d_last[:, f:])
+        d_both, more = self.tower.backward(params, layers, d_last[:, f:])
         assert d_both is not None
         d_gmf, half = d_last[:, :f], self.dim - f
         return float(xp.sum(softplus(score) - label * score)), {
@@ -91,8 +92,8 @@ class NeuMF:
                  for some in (user[at : at + step] for at in range(0, user.shape[0], step))]
         return xp.reshape(xp.concat(parts), (user.shape[0], n))
 
-    def _forward(self, params: Params, user: Array, item: Array) -> tuple[Array, tuple[Params, list[object], list[object]]]:
+    def _forward(self, params: Params, user: Array, item: Array) -> tuple[Array, list[Any], list[Any]]:
         xp, f = namespace(user, item), self.factors
         high, layers = self.tower.forward(params, xp.concat([user[:, f:], item[:, f:]], axis=1))
         score, last = self.out.forward(params, xp.concat([user[:, :f] * item[:, :f], high], axis=1))
-        return score[:, 0], (params, layers, last)
+        return score[:, 0], layers, last

@@ -11,6 +11,10 @@ No autograd: each layer's file states its formulas, and each runs on the arrays 
 >>> grads["0.w"].shape, grads["0.w"].dtype.name
 ((64, 32), 'float32')
 
+To evaluate, `nn.accuracy(net.predict(params, x), y)`, and a loss alone is `forward`, which returns what `backward` takes as well:
+
+>>> loss, _ = nn.SoftmaxCrossEntropy().forward(net.predict(params, np.ones((5, 64), np.float32)), np.arange(5))
+
 | layers                       | losses                   | tools                              |
 |------------------------------|--------------------------|------------------------------------|
 | Dense, Flatten               | SoftmaxCrossEntropy, MSE | Sequential, initial, Bags          |

@@ -51,6 +51,7 @@ def parameter(params: Params, name: str, shape: Shape) -> Array:
     """Return `params[name]` after checking its shape; UsageError names the parameter."""
     if name not in params:
         raise UsageError(f"parameter '{name}' is missing; there are {', '.join(sorted(params)) or 'none'}")
-    if tuple(params[name].shape) != tuple(shape):
-        raise UsageError(f"parameter '{name}': shape {tuple(params[name].shape)}, expected {tuple(shape)}")
-    return params[name]
+    value = params[name]
+    if tuple(value.shape) != tuple(shape):
+        raise UsageError(f"parameter '{name}': shape {tuple(value.shape)}, expected {tuple(shape)}")
+    return value

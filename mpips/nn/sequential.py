@@ -11,7 +11,7 @@ from mpips.arrays import Array, namespace
 from mpips.errors import UsageError
 from mpips.given import whole
 from mpips.layout import grid
-from mpips.nn.layer import Grads, Layer, Param, Params, Shape
+from mpips.nn.layer import Grads, Layer, Param, Params, Shape, parameter
 from mpips.nn.losses import Loss, SoftmaxCrossEntropy
 from mpips.table import Dense as Table
 from mpips.table import Rule
@@ -170,9 +170,7 @@ class _Ready(Mapping[str, Array]):
 
     def __getitem__(self, name: str) -> Array:
         if name not in self._found:
-            value, shape = self._params[name], self._need[name].shape
-            if tuple(value.shape) != shape:
-                raise UsageError(f"parameter '{name}': shape {tuple(value.shape)}, expected {shape}")
+            value = parameter(self._params, name, self._need[name].shape)
             xp = namespace(self._x, value)
             self._found[name] = value if value.dtype == xp.float64 else xp.astype(value, xp.float32, copy=False)
         return self._found[name]

@@ -52,6 +52,11 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     resume: str | None = None  # "latest", "auto" or a path
 
 
+INSIDE = {"lr": "optimizer", "momentum": "optimizer", "weight_decay": "optimizer", "clip": "optimizer",  # often written outside
+          "hidden": "model", "activation": "model", "path": "data", "test_fraction": "data", "standardize": "data",
+          **dict.fromkeys(Checkpoint.__struct_fields__, "checkpoint")}
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One training, checked.
 
@@ -168,7 +173,9 @@ def convert(raw: Mapping[str, Any], kind: type[T], where: str, prefix: str = "")
     fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}  # type: ignore[arg-type]
     for key in raw:
         if key not in fields:
-            raise UsageError(f"{where}: {prefix}{key}: unknown key; {nearest(str(key), fields)}")
+            inside = INSIDE.get(key) if kind is Config else None
+            raise UsageError(f"{where}: {prefix}{key}: unknown key; "
+                             + (f"did you mean '{inside}.{key}'?" if inside else nearest(str(key), fields)))
     try:
         return msgspec.convert(raw, kind)
     except msgspec.ValidationError as error:
@@ -178,7 +185,8 @@ def convert(raw: Mapping[str, Any], kind: type[T], where: str, prefix: str = "")
         if missing := re.match(r"Object missing required field (\w+)", text):
             path, text = missing[1], "is required"
         if wrong := re.match(r"Invalid enum value (.*)", text):
-            text = f"{wrong[1]} is not one of {', '.join(map(repr, _choices(fields.get(path))))}"
+            words = ", ".join(map(repr, _choices(fields.get(path))))
+            text = f"{wrong[1]} is not one of {words}" + (", nor a number" if int in _leaves(fields.get(path)) else "")
         raise UsageError(f"{where}: {prefix}{path}: {text}") from None
 
 
@@ -254,6 +262,11 @@ def _choices(kind: Any) -> list[str]:
     if get_origin(kind) is Literal:
         return [str(word) for word in get_args(kind)]
     return [word for inner in get_args(kind) if get_origin(inner) for word in _choices(inner)]
+
+
+def _leaves(kind: Any) -> set[Any]:
+    """Return the types that a union or an annotated type is made of."""
+    return set().union(*map(_leaves, get_args(kind))) if get_origin(kind) not in (None, Literal) else {kind}
 
 
 def _servers(servers: int | str | list[int | str], where: str) -> None:

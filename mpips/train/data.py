@@ -171,13 +171,36 @@ class Scale:
 
 @dataclass(frozen=True)
 class Data:
-    """Samples ready for a model; `x_test` and `y_test` are empty without a held-out part."""
+    """Samples ready for a model; `x_test` and `y_test` are empty without a held-out part.
+
+    Targets of integers, of any size, are labels of classes, those of floats are values.
+
+    >>> data = Data(np.zeros((5, 2), np.float32), np.array([0, 1, 2, 1, 0], np.uint8))
+    >>> data.classes, data.x_test.shape
+    (3, (0, 2))
+    """
 
     x: Array
     y: Array
-    x_test: Array
-    y_test: Array
+    x_test: Any = None
+    y_test: Any = None
     scale: Scale | None = None
+
+    def __post_init__(self) -> None:
+        if (self.x_test is None) != (self.y_test is None):
+            raise UsageError("data: x_test and y_test go together")
+        for name, like in (("x", None), ("y", None), ("x_test", self.x), ("y_test", self.y)):
+            array: Any = getattr(self, name)
+            if array is None and like is not None:
+                array = like[:0]
+            if not hasattr(array, "dtype") or not hasattr(array, "shape") or not array.shape:
+                raise UsageError(f"data: {name} is {type(array).__name__}, expected an array with an axis of samples")
+            if name[0] == "y" and array.dtype.kind in "ub":
+                array = array.astype(np.int64)
+            object.__setattr__(self, name, array)
+        for x, y in (("x", "y"), ("x_test", "y_test")):
+            if (samples := len(getattr(self, x))) != (targets := len(getattr(self, y))):
+                raise UsageError(f"data: {x} has {samples} samples, {y} has {targets}")
 
     def to(self, xp: Any) -> Data:
         """Return the same with the samples as arrays of `xp`."""

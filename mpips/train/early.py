@@ -17,21 +17,16 @@ LEAST = 1 << 20  # bytes of a push before the last one
 
 
 class Early:
-    """One worker's; `take` is what a `mpips.models.Layered` model calls, `end` pushes the rest of a step.
+    """One worker's; `take` is what a `mpips.models.Layered` model calls, `end` pushes the rest of a step."""
 
-    Args:
-        least: bytes to be pushed at once.
-    """
-
-    def __init__(self, ps: Worker, least: int = LEAST) -> None:
+    def __init__(self, ps: Worker) -> None:
         self._ps = ps
-        self._least = least
         self._grads: Grads = {}
 
     def take(self, grads: Grads) -> None:
         """Push these gradients with what has come before, if they are enough; they may not change before the clock."""
         self._grads |= grads
-        if sum(gradient.nbytes for gradient in self._grads.values()) >= self._least:
+        if sum(gradient.nbytes for gradient in self._grads.values()) >= LEAST:
             self._ps.ipush(self._grads)
             self._grads = {}
 

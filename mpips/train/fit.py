@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from mpips.checkpoint import Checkpoints
 from mpips.errors import UsageError
 from mpips.models import Layered
 from mpips.nn.layer import Grads, Params
@@ -30,7 +31,6 @@ from mpips.train.start import starting
 from mpips.train.watch import LOG, evaluations, rank_name, watch
 
 if TYPE_CHECKING:
-    from mpips.checkpoint import Checkpoints
     from mpips.worker import Reader, Worker
 
 REST = 0.1  # seconds, at least, between a reader's evaluations
@@ -68,8 +68,8 @@ def fit(config: Config | Mapping[str, Any] | str | os.PathLike[str] | None = Non
         config: a TOML file's path, its content as a dict, or a `Config`; nothing for the defaults.
         settings: changes to a TOML file, each "key=value" as for `mpips train --set`.
         resume: "latest", "auto" or a path, in place of `checkpoint.resume`.
-        keywords: the keys of `Config`, over those of `config`. `model`, `data` and `optimizer` may also be objects: a
-            `mpips.models.Model`, a `mpips.train.Data` or `Source`, one of `mpips.optim`.
+        keywords: the keys of `Config`, over those of `config`. `model`, `data`, `optimizer` and `checkpoint` may also be objects:
+            a `mpips.models.Model`, a `mpips.train.Data` or `Source`, one of `mpips.optim`, a `mpips.Checkpoints`.
 
     Raises:
         UsageError: a key, value, table, file or directory is wrong; nothing has been started or written.
@@ -162,7 +162,7 @@ def read(training: Training, ps: Reader) -> None:
 
 def _newest(checkpoint: Checkpoints | None) -> str | None:
     """Return the path of the checkpoint that was completed last."""
-    from mpips.checkpoint.schema import complete
+    from mpips.checkpoint.order import complete
 
     there = complete(checkpoint.path) if checkpoint else []
     return str(there[-1]) if there else None
@@ -171,6 +171,9 @@ def _newest(checkpoint: Checkpoints | None) -> str | None:
 def _config(config: Config | Mapping[str, Any] | str | os.PathLike[str] | None, settings: Iterable[str],
             keywords: dict[str, Any], where: str) -> Config:
     """Return the configuration with the keywords over it."""
+    if isinstance(given := keywords.get("checkpoint"), Checkpoints):
+        keywords["checkpoint"] = {key: os.fspath(value) if isinstance(value, os.PathLike) else value
+                                  for key, value in vars(given).items()}
     if isinstance(config, (str, os.PathLike)):
         config = load(Path(config), settings)
     elif settings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import NoReturn
 
 from mpips import optim
@@ -26,16 +27,16 @@ class Options(argparse.ArgumentParser):
 
         self.add_argument(name, type=check, default=value, metavar="N", help=f"{text} ({value})")
 
-    def real(self, name: str, value: float, text: str, *, below: float = float("inf")) -> None:
-        """Add an option that is a number from 0 and below a limit."""
+    def real(self, name: str, value: float, text: str) -> None:
+        """Add an option that is a number from 0."""
 
         def check(given: str) -> float:
             try:
                 number = float(given)
             except ValueError:
                 number = -1.0
-            if not 0 <= number < below:
-                raise argparse.ArgumentTypeError(f"{given!r} is not a number from 0 below {below:g}")
+            if not 0 <= number < math.inf:
+                raise argparse.ArgumentTypeError(f"{given!r} is not a number from 0 below inf")
             return number
 
         self.add_argument(name, type=check, default=value, metavar="X", help=f"{text} ({value:g})")

@@ -38,11 +38,12 @@ class Predictor:
             raise UsageError(f"input: {x.dtype} of shape {x.shape}, expected an array of numbers")
         wide = any(array.dtype == np.float64 for array in self.params.values())
         x = x.astype(np.float64 if wide else np.float32, copy=False)
+        given = x.shape
         if x.ndim == 1:
             x = x[:, None]
         shape = getattr(self.model, "input_shape", x.shape[1:])
         if x.shape[1:] != shape:
-            raise UsageError(f"input: shape {x.shape}, expected a batch of shape {shape}")
+            raise UsageError(f"input: shape {given}, expected a batch of shape {shape}")
         out = []
         for start in range(0, max(len(x), 1), CHUNK):  # no samples are one empty batch
             some = x[start:start + CHUNK]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,10 +154,9 @@ def make_optimizer(named: Named) -> optim.Optimizer:
 
 def _changed(table: Dense, section: Table) -> Dense:
     """Return a table with what its own section says."""
-    given: Mapping[str, Any] = {
+    changes: dict[str, Any] = {
         field: value for field in ("staleness", "combine", "nonfinite", "optimizer")
         if (value := getattr(section, field)) is not msgspec.UNSET}
-    changes = dict(given)
     if "staleness" in changes:
         changes["staleness"] = bound(changes["staleness"])
     if "optimizer" in changes:

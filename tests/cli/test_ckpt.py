@@ -4,8 +4,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from runpy import run_path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,8 +12,8 @@ import pytest
 from mpips.cli import ckpt, main
 from mpips.errors import FAILED, OK, USAGE
 from mpips.table import Dense
+from tests.checkpoint import making
 
-making = SimpleNamespace(**run_path(str(Path(__file__).parents[1] / "checkpoint" / "making.py")))
 TABLES = [Dense("w", (300, 4), making.ADAM), Dense("h", (5,), making.SGD, dtype="bfloat16"), Dense("s", (), making.SGD),
           Dense("e", (0, 3), making.SGD)]
 
@@ -80,6 +78,15 @@ def test_ls_lists_broken_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_ls_of_an_empty_directory_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert told(capsys, "ls", tmp_path) == f"{tmp_path}: no checkpoints\n"
     assert json_of(capsys, "ls", tmp_path) == []
+
+
+def test_ls_of_what_is_above_or_below_says_where_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "file").touch()
+    step = making.save(tmp_path / "a", TABLES)
+    making.save(tmp_path / "b", TABLES)
+    assert told(capsys, "ls", tmp_path) == f"{tmp_path}: no checkpoints; there are some in {tmp_path / 'a'}, {tmp_path / 'b'}\n"
+    assert told(capsys, "ls", step) == f"{step}: no directory of checkpoints, but one of them; see mpips ckpt tree\n"
 
 
 def test_tree(step: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -196,7 +203,7 @@ def test_verify_tells_by_its_exit_code(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize(("words", "told"), [
-    (["ls", "{}/nothing"], "{}/nothing: not a directory"), (["info", "{}"], "{}: holds 1 checkpoints, name one"),
+    (["ls", "{}/nothing"], "{}/nothing: not a directory"), (["info", "{}"], "{}: holds 1 checkpoint, name it"),
     (["tree", "{}/nothing"], "{}/nothing: no such checkpoint"),
     (["show", "{}/step-00000008", "x"], "no table 'x'; it has w, h, s, e"),
     (["show", "{}/step-00000008", "w", "--slot", "x"], "has no slot 'x', it has m, v"),
@@ -223,3 +230,15 @@ def test_tables_on_a_terminal_are_drawn_by_rich(step: Path, capsys: pytest.Captu
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0s"), (59, "59s"), (60, "1m"), (7200, "2h"), (86400 * 3, "3d")])
 def test_ages(seconds: float, text: str) -> None:
     assert ckpt._age(seconds) == text
+
+
+@pytest.mark.parametrize("action", ["ls", "verify", "info"])
+def test_what_the_file_system_refuses_is_one_line(capsys: pytest.CaptureFixture[str], action: str) -> None:
+    assert main(["ckpt", action, "x" * 300]) == USAGE
+    assert capsys.readouterr().err == f"mpips: error: {'x' * 300}: File name too long\n"
+
+
+def test_without_stdout_nothing_is_said(step: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `mpips ckpt ls DIR >&-`: Python has no stdout then."""
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["ckpt", "ls", str(step.parent)]) == OK

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from runpy import run_path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,8 +12,9 @@ import pytest
 from mpips.cli import main
 from mpips.errors import FAILED, OK, USAGE
 from mpips.table import Rows
+from tests.checkpoint import making as dense
+from tests.checkpoint import making_rows as making
 
-making = SimpleNamespace(**run_path(str(Path(__file__).parents[1] / "checkpoint" / "making_rows.py")))
 NUMBERED = Rows("user", rows=500, dim=4, optimizer=making.Rule())
 BORN = Rows("item", rows=None, dim=3, optimizer=making.Rule(), capacity=100)
 DATA = [making.truth(NUMBERED), making.truth(BORN, 17)]
@@ -113,7 +112,6 @@ def test_wrong_words_are_one_line(step: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_ids_of_a_dense_table_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    dense = SimpleNamespace(**run_path(str(Path(__file__).parents[1] / "checkpoint" / "making.py")))
     step = dense.save(tmp_path, [dense.Dense("w", (3,), dense.SGD)])
     assert main(["ckpt", "show", str(step), "w", "--id", "1"]) == USAGE
     assert capsys.readouterr().err == f"mpips: error: {step}: table 'w' is dense, not of rows\n"

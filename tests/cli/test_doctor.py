@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mpips import __version__
-from mpips.cluster.doctor import broken, hints, machine, open_mpi_hints
+from mpips.cluster.doctor import MANY, broken, hints, leftovers, machine, open_mpi_hints
 from tests.mpirun import environment, mpirun, vendor
 
 COMMAND = ["-m", "mpips", "doctor"]
@@ -60,6 +60,7 @@ def facts(**world: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     here = machine()
     here["versions"] = {"openmpi": "5", "mpich": "-", "impi-rt": "-"}
     here["threads"]["OMP_NUM_THREADS"] = "1"
+    here["shm leftovers"] = (0, 0)
     there = {"MPI": "MPICH 5.0.2", "ranks": 4, "nodes": [{"host": "n1", "ranks": 4, "cores": 4}], **world}
     return here, there
 
@@ -77,6 +78,22 @@ def test_hints() -> None:
         "two MPIs are installed in this environment", "more ranks than cores on n1",
         "OMP_NUM_THREADS is not set"]
     assert "40 times slower" in said[1]
+
+
+def test_what_killed_jobs_have_left_in_shared_memory(tmp_path: Path) -> None:
+    shm, proc = tmp_path / "dev/shm", tmp_path / "proc/17"
+    for folder in (shm, proc):
+        folder.mkdir(parents=True)
+    assert leftovers(tmp_path) == (0, 0)
+    for name in ("sm_segment.n1.0.1.0", "mpich_shm_ab_0", "mpich_shm_cd_0", "somebody_elses"):
+        (shm / name).write_bytes(b"x" * 8192)
+    (proc / "maps").write_text("7f00-7f10 rw-s 00000000 00:17 5     /dev/shm/mpich_shm_cd_0\n")
+    count, size = leftovers(tmp_path)
+    assert (count, size >= 2 * 8192) == (2, True)
+    here, there = facts()
+    here["shm leftovers"] = (count, MANY + 1)
+    (said,) = hints(here, there)
+    assert said.startswith("2 files of jobs that have ended take 10.5 MB of /dev/shm")
 
 
 def test_what_a_plain_mpirun_of_open_mpi_needs(monkeypatch: pytest.MonkeyPatch) -> None:

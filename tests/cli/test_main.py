@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pydoc
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +48,14 @@ def test_help_and_version() -> None:
     assert done.returncode == 0
     assert all(command in done.stdout for command in COMMANDS)
     assert python(code, "--version").stdout == f"mpips {mpips.__version__}\n"
+
+
+def test_help_of_train_names_where_the_keys_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    named = re.findall(r"mpips(?:\.\w+)+", capsys.readouterr().out)
+    assert "mpips.train.Config" in named
+    assert all(pydoc.locate(name) for name in named)
 
 
 @pytest.mark.parametrize("lines", ["1", "100000"])

@@ -211,3 +211,9 @@ def test_no_mpi_is_needed(file: str) -> None:
     done = subprocess.run([sys.executable, "-c", code, "plan", file], env=environment(), capture_output=True, text=True,
                           check=False, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_words_of_a_training_can_be_planned(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The job scripts try what goes to `mpips train` by `mpips plan` first."""
+    assert main(["plan", file, "--set", "servers=1", "--trace", "trace.json", "--ranks", "4"]) == 0
+    assert "1 servers, 2 workers, 1 readers" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -99,12 +100,15 @@ def test_predict_errors(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
         return fails(capsys, "predict", checkpoint, "--input", x, "--output", y)
 
     assert told("none", "x.npy", "y.npy") == "none: no such checkpoint"
-    assert told("runs", "x.npy", "y.npy").startswith("runs: holds 1 checkpoints, name one")
-    assert told(saved, "none.npy", "y.npy").startswith("--input none.npy: ")
-    assert told(saved, "text.npy", "y.npy").startswith("--input text.npy: ")
-    assert told(saved, "x.npy", "none/y.npy") == "--output none/y.npy: cannot be written"
+    assert told("runs", "x.npy", "y.npy").startswith("runs: holds 1 checkpoint, name it: runs/")
+    assert told(saved, "none.npy", "y.npy") == "--input none.npy: No such file or directory"
+    assert told(saved, "text.npy", "y.npy") == "--input text.npy: not an array of numbers as np.save writes it"
+    assert told(saved, "x.npy", "none/y.npy") == "--output none/y.npy: none is no directory that can be written to"
+    assert told(saved, "x.npy", "runs") == "--output runs: is a directory"
+    os.mkfifo("pipe")
+    assert told(saved, "x.npy", "pipe") == "--output pipe: is no file"
     np.save("wide.npy", np.zeros((2, 3)))
-    assert told(saved, "wide.npy", "y.npy") == "input: shape (2, 3), expected a batch of shape (1,)"
+    assert told(saved, "wide.npy", "y.npy") == "--input wide.npy: shape (2, 3), expected a batch of shape (1,)"
     assert not (here / "y.npy").exists()
 
 

@@ -1,5 +1,7 @@
 """The generator: its files are of the format, and it knows their odds."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -41,6 +43,9 @@ def test_bad_input_leaves_nothing(tmp_path):
     with pytest.raises(UsageError, match="nowhere/x"):
         make(tmp_path / "nowhere" / "x", 10, Hidden())
     assert not list(tmp_path.iterdir())
+    os.mkfifo(tmp_path / "pipe")  # as /dev/null, of which root would make a file
+    with pytest.raises(UsageError, match="pipe: is not a file"):
+        make(tmp_path / "pipe", 10, Hidden())
     beside(tmp_path / "x").write_text("{")
     with pytest.raises(UsageError, match=r"x\.hidden\.json"):
         made(tmp_path / "x")

@@ -50,3 +50,5 @@ def test_what_cannot_be_read_is_named(tmp_path, monkeypatch):
     (tmp_path / "z").write_bytes(b"a\n" + b"b" * 99)
     with pytest.raises(UsageError, match="z:2: a line of more than 10 bytes"):
         list(Lines(tmp_path / "z", 4).blocks())
+    (tmp_path / "z").write_bytes(b"a\n" + b"b" * 11 + b"\nc")  # ten after the block, with its end
+    assert [block.text for block in Lines(tmp_path / "z", 4).blocks()] == [b"a\n" + b"b" * 11 + b"\n", b"c\n"]

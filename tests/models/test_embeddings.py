@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,6 @@ import pytest
 
 from mpips import nn, optim
 from mpips.errors import UsageError
-from mpips.models import ncf
 from mpips.models.factors import bpr, sampled_softmax
 from mpips.models.ncf import NeuMF
 from mpips.models.skipgram import sigmoid, skipgram, softplus
@@ -85,7 +83,6 @@ def test_neumf() -> None:
     every = model.score_all(params, params["user"], params["item"], at_once=13)
     assert every.shape == (6, 6)
     np.testing.assert_allclose(np.diag(every), model.score(params, params["user"], params["item"]))
-    assert doctest.testmod(ncf).failed == 0
 
 
 @pytest.mark.parametrize("hidden", [(), (3,), (4, 0)])

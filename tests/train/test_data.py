@@ -122,6 +122,24 @@ def test_npz_errors(tmp_path: Path, arrays: dict[str, Any], message: str) -> Non
         load(source(npz(tmp_path, **arrays)))
 
 
+@pytest.mark.parametrize(("parts", "message"), [
+    ({"x": [[1.0]], "y": np.zeros(1)}, "data: x is list, expected an array with an axis of samples"),
+    ({"x": np.zeros((1, 2)), "y": np.float32(1)}, "data: y is float32, expected an array"),
+    ({"x": np.zeros((4, 2)), "y": np.zeros(3)}, "data: x has 4 samples, y has 3"),
+    ({"x_test": np.zeros((4, 2)), "y_test": np.zeros(3)}, "data: x_test has 4 samples, y_test has 3"),
+    ({"x_test": np.zeros((4, 2))}, "data: x_test and y_test go together"),
+])
+def test_wrong_arrays_of_ones_own(parts: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=f"^{message}"):
+        Data(**{"x": np.zeros((1, 2)), "y": np.zeros(1), **parts})
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.bool_])
+def test_labels_of_ones_own_are_classes_whatever_their_size(dtype: Any) -> None:
+    data = Data(np.zeros((3, 2), np.float32), np.array([0, 1, 1], dtype))
+    assert (data.classes, len(data.x_test), len(data.y_test)) == (2, 0, 0)
+
+
 def test_npz_of_no_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"data.path .*none.npz: no such file"):
         source(Named("npz", {"path": str(tmp_path / "none.npz")})).check()

@@ -149,6 +149,12 @@ def test_ways_to_say_it(tmp_path: Path) -> None:
     assert fit(str(file), settings=["epochs=2"]).steps == 2 * 3
     assert fit(file, epochs=1).steps == 3
     assert fit(parse({**LINEAR, "epochs": 1}), batch=70).steps == 1
+    for directory, said in ((tmp_path / "a", {"directory": str(tmp_path / "a"), "every": 2}),
+                            (tmp_path / "b", mpips.Checkpoints(tmp_path / "b", every=2, keep_last=None))):
+        fit(file, epochs=2, checkpoint=said)
+        assert len(list(directory.glob("step-*"))) == 3
+    saves = mpips.Checkpoints(tmp_path / "b", resume=tmp_path / "b" / "step-00000006")
+    assert fit(file, epochs=3, checkpoint=saves).steps == 3
     with pytest.raises(UsageError, match="settings are changes to a file"):
         mpips.fit(LINEAR, settings=["epochs=2"])
     with pytest.raises(UsageError, match=r"^fit: epocs: unknown key"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +18,6 @@ def some(seed: int = 0) -> Interactions:
     draw = np.random.default_rng(seed)
     kind = draw.integers(0, 3, (40, 1)) == np.arange(60) % 3  # three kinds of users, each with items of its kind
     return Interactions.of(*np.nonzero(draw.random((40, 60)) < np.where(kind, 0.5, 0.05)), where="here")
-
-
-@pytest.mark.parametrize("name", ["nn.ranking", "train.identifiers"])
-def test_examples(name: str) -> None:
-    assert doctest.testmod(import_module(f"mpips.{name}")).failed == 0
 
 
 def test_the_split_parts_the_pairs() -> None:

@@ -45,6 +45,8 @@ def test_many_none_and_wrong(checkpoint: str) -> None:
     x = np.random.default_rng(0).standard_normal((CHUNK + 7, 2))
     np.testing.assert_array_equal(predict(x)[CHUNK:], predict(x[CHUNK:]))
     assert predict(x[:0]).shape == (0, 1)
+    with pytest.raises(UsageError, match=r"input: shape \(7,\), expected a batch of shape \(2,\)"):
+        predict(np.zeros(7))
     with pytest.raises(UsageError, match=r"input: shape \(5, 3\), expected a batch of shape \(2,\)"):
         predict(np.zeros((5, 3)))
     with pytest.raises(UsageError, match="expected an array of numbers"):
