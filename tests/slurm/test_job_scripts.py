@@ -100,6 +100,18 @@ def test_near_the_time_limit_it_goes_back_to_the_queue(cluster: Any, scripts: Pa
     assert job.field("Restarts") == "1", job
 
 
+def test_told_before_any_rank_has_started_it_goes_back_to_the_queue_too(cluster: Any, scripts: Path) -> None:
+    slow = cluster.folder / "slow"
+    slow.write_text(f'#!/bin/sh\ntouch "{cluster.folder}/begun"\n[ "$3" != plan ] || sleep 4\nexec {sys.executable} "$@"\n')
+    slow.chmod(0o755)
+    job = cluster.sbatch("--nodes=2", "--ntasks-per-node=2", "--time=10", str(scripts / "train.sbatch"), config(cluster, 2),
+                         PYTHON=str(slow))
+    wait_for((cluster.folder / "begun").exists, job)
+    cluster.run(["scancel", "--batch", "--signal=USR1", str(job.number)])
+    wait_for(lambda: "start 2 of job" in str(job), job)
+    assert job.wait() == "COMPLETED 0", job
+
+
 @pytest.mark.parametrize(("arguments", "line"), [
     (("--set", "color=red"), "color: unknown key"),
     (("--set", "servers=4"), "4 ranks: servers=4 and readers=0 leave no worker"),
