@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import pydoc
 import re
 import shlex
 import sys
@@ -16,7 +17,6 @@ from mpips.cli import COMMANDS, _parse, main
 from tests.mpirun import ROOT, environment, mpirun, start
 
 TEXT = (ROOT / "README.md").read_text()
-SLURM = ROOT / "slurm" / "README.md"
 INDENTED = [line.strip() for line in TEXT.splitlines() if line.startswith("    ")]
 QUOTED = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", TEXT, flags=re.S))
 PICTURE = re.compile(r"[|+^]|--")
@@ -129,6 +129,12 @@ def test_every_public_name_is_importable() -> None:
         assert getattr(mpips, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'Row'"):
         mpips.Row  # noqa: B018
+
+
+def test_every_name_that_it_mentions_is_there() -> None:
+    named = {name.removesuffix(".py") for name in re.findall(r"\bmpips(?:\.\w+)+", TEXT)}
+    assert {"mpips.train.Config", "mpips.optim.clip_by_norm", "mpips.sampling.Sampler"} <= named
+    assert [name for name in sorted(named) if pydoc.locate(name) is None] == []
 
 
 def test_its_figures_are_those_of_the_files(capsys: pytest.CaptureFixture[str]) -> None:

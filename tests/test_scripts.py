@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mpips.checkpoint.order import complete
 from mpips.checkpoint.read import Saved
-from mpips.checkpoint.schema import complete
 from mpips.train import load, source
 from tests.mpirun import ROOT, Done, environment, mpirun, start
 

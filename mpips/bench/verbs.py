@@ -36,6 +36,7 @@ from mpips.table import Dense
 from mpips.worker import Worker
 
 WARM = 2
+VIEWS = 100  # whatever the size: it moves nothing
 MANY = 1000  # small tables
 
 
@@ -67,7 +68,7 @@ def verbs(crew: Crew, size: int, *, optimizer: str = "sgd", staleness: int | Non
             note("pull", timed(lambda: ps.pull("w", out=w), WARM + count))
             note("pull fresh", timed(lambda: ps.pull("w"), WARM + count))
             note("round prepared", timed(ps.prepare({"w": grad}, out={"w": w}), WARM + count))
-            note("view", timed(lambda: _look(ps), WARM + count))
+            note("view", timed(lambda: _look(ps), WARM + VIEWS))
 
     table = _table("w", size, optimizer, staleness, "allow" if variant == "unchecked" else "raise")
     _run(crew, work, [table], threads=cores() if variant == "threads" else None)
