@@ -71,9 +71,9 @@ def publish(directory: Path, cut: Cut, servers: int, tables: Sequence[Table], *,
     yield from write_manifest(step, manifest, life)
     sync_directory(directory)
     yield
-    yield from settle(step, manifest)
+    yield from settle(step, manifest, life)
     if keep_last is not None:
-        yield from prune(directory, cut.clock, keep_last)
+        yield from prune(directory, cut.clock, keep_last, life)
 
 
 def _index(path: Path, cut: Cut, server: int, servers: int, visible: float) -> Generator[None, None, ShardIndex]:

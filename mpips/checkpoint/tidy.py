@@ -26,9 +26,10 @@ def write_manifest(step: Path, manifest: Manifest, life: Life) -> Iterator[None]
         yield from commit(path, step / MANIFEST, life)
 
 
-def settle(step: Path, manifest: Manifest) -> Iterator[None]:
-    """Remove what a complete checkpoint's manifest does not name."""
+def settle(step: Path, manifest: Manifest, life: Life) -> Iterator[None]:
+    """Remove what a complete checkpoint's manifest does not name, unless another job that has begun here may be writing it."""
     for entry in unnamed(step, manifest):
+        life.check(step.parent)
         entry.unlink(missing_ok=True)
         yield
 
@@ -40,7 +41,7 @@ def unnamed(step: Path, manifest: Manifest) -> list[Path]:
             if (is_shard(entry.name) and entry.name not in named) or is_temporary(entry.name)]
 
 
-def prune(directory: Path, clock: int, keep_last: int) -> Iterator[None]:
+def prune(directory: Path, clock: int, keep_last: int, life: Life) -> Iterator[None]:
     """Remove complete checkpoints before `clock` so that `keep_last` with the one of `clock` remain.
 
     Those of later clocks belong to a run that this one has left by resuming from an earlier point; they, and incomplete
@@ -49,6 +50,7 @@ def prune(directory: Path, clock: int, keep_last: int) -> Iterator[None]:
     """
     old = [step for at, step in steps(directory) if at <= clock and (step / MANIFEST).is_file()]
     for step in old[:-keep_last]:
+        life.check(directory)
         try:
             yield from remove(step)
         except OSError as error:
@@ -108,4 +110,4 @@ def _clean(step: Path, life: Life) -> Iterator[None]:
             master = yield from write_master(step, manifest.clock, manifest.shards, manifest.tables, life)
             if master != manifest.master:  # by another version of HDF5
                 yield from write_manifest(step, structs.replace(manifest, master=master), life)
-        yield from settle(step, manifest)
+        yield from settle(step, manifest, life)

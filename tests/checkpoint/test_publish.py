@@ -18,7 +18,7 @@ from mpips.checkpoint.policy import Checkpoints
 from mpips.checkpoint.publish import publish
 from mpips.checkpoint.read import Saved
 from mpips.checkpoint.saver import DirectorySaver
-from mpips.checkpoint.schema import load_manifest
+from mpips.checkpoint.schema import is_shard, load_manifest
 from mpips.checkpoint.verify import verify
 from mpips.errors import MpipsError
 from mpips.server.saving import Cut
@@ -85,20 +85,49 @@ def test_killed_anywhere_it_is_complete_or_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("at", range(0, 60, 3))
 def test_who_begins_last_keeps_the_directory(tmp_path: Path, at: int) -> None:
     """Ranks of a lost node write the same clock as the job that was started in their place: theirs is never seen again."""
-    lives = [Life("7", restart, f"token {restart}") for restart in (0, 1)]
-    old, new = (DirectorySaver(tmp_path, life=life, mpi="none", keep_last=None) for life in lives)
-    old.clean()
+    old, new = two_lives(tmp_path)
     writing = making.saving(old, CUT, 2, TABLES, making.truth(TABLES, 0))
-    if sum(1 for _ in islice(writing, at)) < at:
-        return  # done before
+    for _ in islice(writing, at):
+        pass
+    step = tmp_path / "step-00000007"
+    if (step / "manifest.json").exists():
+        return  # complete before
     new.clean()
     again = making.saving(new, CUT, 2, TABLES, making.truth(TABLES, 1))
     with pytest.raises(MpipsError, match=r"another job \(job 7, restart 1, on .*\) has begun to write there"):
         list(zip(writing, again, strict=False))
     list(again)
-    step = tmp_path / "step-00000007"
     assert verify(step).ok
     assert holds(Saved(step), 1)
+
+
+def test_who_has_lost_the_directory_removes_nothing_there(tmp_path: Path) -> None:
+    """A job whose checkpoint is complete tidies up: not what the one after it has begun to write meanwhile, and no old checkpoint."""
+    making.save(tmp_path, TABLES, clocks=(3, 3))
+    old, new = two_lives(tmp_path, keep_last=1)
+    writing = making.saving(old, CUT, 2, TABLES, making.truth(TABLES, 0))
+    step = tmp_path / "step-00000007"
+    while not (step / "manifest.json").exists():
+        next(writing)
+    new.clean()
+    again = making.saving(new, CUT, 2, TABLES, making.truth(TABLES, 1))
+    while len([entry for entry in step.iterdir() if is_shard(entry.name)]) < 3:  # one of the new ones
+        next(again)
+    with pytest.raises(MpipsError, match="another job"):
+        list(writing)
+    assert (tmp_path / "step-00000003" / "manifest.json").exists()
+    list(again)
+    assert verify(step).ok
+    assert holds(Saved(step), 1)
+
+
+def two_lives(directory: Path, keep_last: int | None = None) -> Iterator[DirectorySaver]:
+    """Give the savers of two starts of one job; the first has the directory."""
+    for restart in (0, 1):
+        saver = DirectorySaver(directory, life=Life("7", restart, f"token {restart}"), mpi="none", keep_last=keep_last)
+        if restart == 0:
+            saver.clean()
+        yield saver
 
 
 def test_killed_anywhere_while_replacing_one_of_both_is_whole(tmp_path: Path) -> None:
