@@ -48,11 +48,11 @@ def run(args: argparse.Namespace) -> int:
     with starting():  # all ranks find the same
         options = options_of(args)
         _check_outputs(args)
-    from mpips.cluster import abort, pmi
+    from mpips.cluster import abort, mpi
     from mpips.cluster.world import refuse_singletons
 
-    with pmi.short_requests():
-        from mpi4py import MPI
+    mpi.start()
+    from mpi4py import MPI
 
     refuse_singletons(MPI.COMM_WORLD.size)
     with abort.installed(MPI.COMM_WORLD):

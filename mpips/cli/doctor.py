@@ -21,17 +21,18 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the report on rank 0; 1 if there is no MPI or its windows do not work."""
-    from mpips.cluster import doctor, pmi
+    from mpips.cluster import doctor, mpi
 
     here = doctor.machine()
     there: dict[str, Any] = {}
     rank, missing = 0, ""
     try:
-        with pmi.short_requests():
-            from mpi4py import MPI
+        mpi.start()
     except (ImportError, RuntimeError) as error:  # mpi4py raises the latter when it finds no libmpi
         missing = " ".join(str(error).split())
     else:
+        from mpi4py import MPI
+
         from mpips.cluster import abort
 
         rank = MPI.COMM_WORLD.rank

@@ -29,12 +29,14 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, and say on worker 0 what has come of it."""
+    from mpips.cluster import mpi
     from mpips.train.fit import fit
 
     keys = {} if args.trace is None else {"trace": args.trace}
     report = fit(args.file, settings=args.settings, resume=args.resume, **keys)
     if report is not None:
         print(summary(report), flush=True)
+    mpi.end()
     return OK
 
 

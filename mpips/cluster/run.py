@@ -159,10 +159,10 @@ def run(work: Callable[[Worker], Any], tables: Sequence[Table], *, servers: int 
     >>> run(lambda ps: ps.workers, [])                                                # doctest: +SKIP
     [1]
     """
-    from mpips.cluster import abort, early, pmi, world
+    from mpips.cluster import abort, mpi, world
 
-    with pmi.short_requests(), early.waiting_for_all_ranks():
-        from mpi4py import MPI
+    mpi.start()
+    from mpi4py import MPI
 
     comm = MPI.COMM_WORLD
     with abort.installed(comm):

@@ -22,10 +22,10 @@ def starting() -> Iterator[None]:
     if environment_size(os.environ)[0] <= 1:
         yield
         return
-    from mpips.cluster import abort, pmi
+    from mpips.cluster import abort, mpi
 
-    with pmi.short_requests():
-        from mpi4py import MPI
+    mpi.start()
+    from mpi4py import MPI
 
     with abort.installed(MPI.COMM_WORLD):
         try:

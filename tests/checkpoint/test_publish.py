@@ -102,7 +102,7 @@ def test_who_begins_last_keeps_the_directory(tmp_path: Path, at: int) -> None:
 
 
 def test_who_has_lost_the_directory_removes_nothing_there(tmp_path: Path) -> None:
-    """A job whose checkpoint is complete tidies up: not what the one after it has begun to write meanwhile, and no old checkpoint."""
+    """A job whose checkpoint is complete tidies up, but not what the one after it has begun to write, nor old checkpoints."""
     making.save(tmp_path, TABLES, clocks=(3, 3))
     old, new = two_lives(tmp_path, keep_last=1)
     writing = making.saving(old, CUT, 2, TABLES, making.truth(TABLES, 0))

@@ -225,16 +225,37 @@ def test_a_rank_that_never_comes_is_not_waited_for_for_ever(tmp_path: Path) -> N
     (tmp_path / "demo.py").write_text("""
 import os
 import mpips
-from mpips.cluster import early
+from mpips.cluster import mpi
 
-early.COME = 3.0
+mpi.COME = 3.0
 if os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK")) != "2":
     mpips.run(lambda ps: None, [])
 """)
     done = mpirun(3, tmp_path / "demo.py", timeout=30)
     assert done.code == 1, done
     assert "Timeout (0:00:03)!" in done.err, done
-    assert "run.py" in done.err, done
+    assert "mpi.py" in done.err, done
+
+
+def test_a_rank_that_never_ends_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    """After a training every rank ends: the others wait in MPI_Finalize."""
+    (tmp_path / "demo.py").write_text("""
+import os, sys, time
+from mpips.cli import main
+from mpips.cluster import mpi
+
+mpi.LEAVE = 3.0
+if os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK")) == "2":
+    mpi.end = lambda: time.sleep(100)
+main(["train", "digits.toml"])
+""")
+    (tmp_path / "digits.toml").write_text('data = "digits"\nmodel = {name = "linear"}\noptimizer = {name = "sgd", lr = 0.1}\n'
+                                          "servers = 1\nepochs = 1\n")
+    done = mpirun(3, tmp_path / "demo.py", timeout=60, cwd=tmp_path)
+    assert done.code == 1, done
+    assert "done: " in done.out, done
+    assert "Timeout (0:00:03)!" in done.err, done
+    assert "in end" in done.err, done
 
 
 def test_a_limit_of_the_users_own_stays(tmp_path: Path) -> None:
