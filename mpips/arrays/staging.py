@@ -116,9 +116,10 @@ class Staging:
         if out is None:
             out = self.empty(tuple(x.shape), want)
         with self._device:
-            source = x
+            # `get` would do this by itself, before CuPy 13.3 on a stream that the copy does not wait for.
+            source = self._cp.ascontiguousarray(x).reshape(x.shape)  # of a 0-d array it makes a 1-d one
             if want == BFLOAT16:
-                source = to_words(x) if have != want else x.view(WORDS)
+                source = to_words(source) if have != want else source.view(WORDS)
             if out.size:
                 self._down.wait_event(self._cp.cuda.get_current_stream().record())
                 source.get(stream=self._down, out=out.view(WORDS) if want == BFLOAT16 else out, blocking=False)
