@@ -1,7 +1,7 @@
 """Whether there is a GPU to use, and which one a rank takes.
 
-`import cupy` works on a machine without a GPU or a driver, so the import says nothing; `cupy.is_available()` asks the
-driver (docs.cupy.dev, `cupy.is_available`).
+`import cupy` works on a machine without a GPU or a driver, so the import says nothing; the number of devices is the driver's
+own word. Not `cupy.is_available()`: before CuPy 14 that raises where there is no driver, or one older than CuPy's CUDA.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ def device_available() -> tuple[bool, str]:
     except ImportError as error:
         why = " ".join(str(error).split())
         return False, f"CuPy cannot be imported ({why}); install mpips[cuda12] or mpips[cuda13]"
-    if cupy.is_available():
-        return True, f"{cupy.cuda.runtime.getDeviceCount()} device(s)"
     try:
-        cupy.cuda.runtime.getDeviceCount()
-    except cupy.cuda.runtime.CUDARuntimeError as error:
-        return False, f"CuPy {cupy.__version__} is installed but finds no usable GPU: {error}"
+        count = cupy.cuda.runtime.getDeviceCount()
+    except RuntimeError as error:  # a CUDARuntimeError, or that a library of CUDA's cannot be loaded
+        why = " ".join(str(error).split())
+        return False, f"CuPy {cupy.__version__} is installed but finds no usable GPU: {why}"
+    if count > 0:
+        return True, f"{count} device(s)"
     return False, f"CuPy {cupy.__version__} is installed but no GPU is visible (see CUDA_VISIBLE_DEVICES)"
 
 

@@ -5,6 +5,7 @@ CuPy is never imported for this: an array of it can only exist where somebody ha
 
 from __future__ import annotations
 
+import sys
 from typing import Any, TypeAlias
 
 import array_api_compat
@@ -41,7 +42,9 @@ def _kind(value: Any) -> str:
 
 def is_device_array(x: Any) -> bool:
     """Return whether `x` is a CuPy array."""
-    return bool(array_api_compat.is_cupy_array(x))  # looks into sys.modules, imports nothing
+    cupy = sys.modules.get("cupy")
+    # Not `array_api_compat.is_cupy_array`: before 1.12 NumPy's scalars are CuPy's for it, and have no `get`.
+    return cupy is not None and isinstance(x, cupy.ndarray)
 
 
 def to_host(x: Any) -> np.ndarray[Any, np.dtype[Any]]:

@@ -26,10 +26,10 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-import array_api_compat
 import ml_dtypes
 import numpy as np
 
+from mpips.arrays.namespace import is_device_array
 from mpips.errors import MpipsError, UsageError
 
 MAGIC = b"mpipsR1\n"
@@ -101,7 +101,7 @@ class _Writer:
         if type(value) is dict:
             return ["d", [[self.value(key, f"{at} key {_short(key)}", depth + 1),
                            self.value(item, f"{at}[{_short(key)}]", depth + 1)] for key, item in value.items()]]
-        if array_api_compat.is_cupy_array(value):
+        if is_device_array(value):
             value = value.get()
         if type(value) is np.ndarray or isinstance(value, np.generic):
             return self.array(value, at)

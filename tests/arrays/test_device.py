@@ -1,7 +1,11 @@
+import sys
+import types
+
 import numpy as np
 import pytest
 
-from mpips.arrays import Staging, device_available, device_count, pick_device, register, use
+from mpips.arrays import Staging, device_available, device_count, is_device_array, pick_device, register, to_host, use
+from mpips.cluster.results import decode, encode
 from mpips.errors import UsageError
 
 AVAILABLE, REASON = device_available()
@@ -55,6 +59,50 @@ def test_pages_that_cannot_be_registered_are_still_memory():
 def test_an_unknown_choice_is_named(choice):
     with pytest.raises(UsageError, match="is not one of auto, cpu, gpu"):
         pick_device(choice, 0, 1)
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    """A CuPy that is installed, on a machine whose driver says whatever the test wants."""
+    fake = types.ModuleType("cupy")
+    fake.__version__ = "13.6.0"
+    fake.ndarray = type("ndarray", (), {})
+    fake.generic = np.generic  # as in CuPy
+    fake.cuda = types.SimpleNamespace(runtime=types.SimpleNamespace())
+
+    def is_available():
+        return fake.cuda.runtime.getDeviceCount() > 0  # CuPy 13 lets nothing but cudaErrorNoDevice pass for False
+
+    fake.is_available = is_available
+    monkeypatch.setitem(sys.modules, "cupy", fake)
+    return fake
+
+
+def test_cupy_without_a_driver_is_no_device(cupy):
+    def count():
+        raise RuntimeError("cudaErrorInsufficientDriver: CUDA driver version is insufficient\nfor CUDA runtime version")
+
+    cupy.cuda.runtime.getDeviceCount = count
+    assert pick_device("auto", 0) is None
+    ok, why = device_available()
+    assert not ok
+    assert why == ("CuPy 13.6.0 is installed but finds no usable GPU: cudaErrorInsufficientDriver: "
+                   "CUDA driver version is insufficient for CUDA runtime version")
+    with pytest.raises(UsageError, match="cudaErrorInsufficientDriver"):
+        pick_device("gpu", 0)
+
+
+def test_a_driver_that_shows_no_device_is_none(cupy):
+    cupy.cuda.runtime.getDeviceCount = lambda: 0
+    assert pick_device("auto", 0) is None
+    assert "CUDA_VISIBLE_DEVICES" in device_available()[1]
+
+
+def test_a_scalar_of_numpy_lies_on_no_device(cupy):
+    assert not is_device_array(np.float32(1))
+    assert is_device_array(cupy.ndarray())
+    assert to_host(np.float32(1)) == 1
+    assert decode(encode({"loss": np.float32(2)})) == {"loss": 2}
 
 
 def test_no_device_means_numpy():
