@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mpips.arrays import to_host
 from mpips.errors import UsageError
 from mpips.table import Rows
 from mpips.transport.base import Array
@@ -33,7 +34,7 @@ class Bags:
         if not isinstance(pool, str) or pool not in POOLS:
             raise UsageError(f"{where}: pool {pool!r:.40} is not one of {POOLS}")
         try:
-            starts = np.asarray(offsets)
+            starts = to_host(offsets)
         except ValueError:  # ragged
             raise UsageError(f"{where}: offsets are one row of whole numbers, not {offsets!r:.40}") from None
         if starts.ndim != 1 or (starts.size and starts.dtype.kind not in "iu"):
