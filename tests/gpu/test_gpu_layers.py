@@ -62,7 +62,7 @@ def test_layer(layer, n, dtype, record_property):
 
 @every_dtype
 @pytest.mark.parametrize("n", [0, 1, 33])
-@pytest.mark.parametrize("loss", [nn.SoftmaxCrossEntropy(), nn.MSE()], ids=lambda loss: type(loss).__name__)
+@pytest.mark.parametrize("loss", [nn.SoftmaxCrossEntropy(), nn.BinaryCrossEntropy(), nn.MSE()], ids=lambda one: type(one).__name__)
 def test_loss(loss, n, dtype, record_property):
     rng = np.random.default_rng(0)
     out = 5 * rng.standard_normal((n, 10))

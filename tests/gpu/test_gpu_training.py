@@ -45,7 +45,7 @@ def train(name, dtype, gradients, steps=STEPS):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if not make(name, lr=0.01).row_slots])  # for dense tables
 def test_optimizer(name, dtype, record_property):
     staging = Staging(0)
 
