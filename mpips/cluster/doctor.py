@@ -83,6 +83,11 @@ def gpu() -> str:
 
     count = cupy.cuda.runtime.getDeviceCount()
     names = [cupy.cuda.runtime.getDeviceProperties(k)["name"].decode() for k in range(count)]
+    try:
+        x = cupy.ones((2, 2), cupy.float32)
+        float((x @ x).sum())  # CuPy loads what compiles kernels and multiplies matrices only now
+    except Exception as error:  # noqa: BLE001 - whatever an incomplete CUDA does
+        return f"no: CuPy {cupy.__version__} finds {', '.join(names)} but cannot compute there: {' '.join(str(error).split())}"
     return f"yes: {', '.join(names)}; CUDA runtime {cupy.cuda.runtime.runtimeGetVersion()}"
 
 
