@@ -28,6 +28,6 @@ def work(ps: mpips.Worker) -> float:
 
 
 if __name__ == "__main__":
-    accuracies = mpips.run(work, tables, servers=1, checkpoint=mpips.Checkpoints("runs/digits-py", every=100))
+    accuracies = mpips.run(work, tables, servers=1, device="auto", checkpoint=mpips.Checkpoints("runs/digits-py", every=100))
     if accuracies is not None:  # on worker 0
         print(f"held-out accuracy {accuracies[0]:.4f}")

@@ -35,7 +35,7 @@ def work(ps: mpips.Worker) -> tuple[float, float, float]:
 
 
 if __name__ == "__main__":
-    results = mpips.run(work, tables)
+    results = mpips.run(work, tables, device="auto")
     if results is not None:  # on worker 0
         w, b, y = results[0]
         print(f"w = {w:.3f}  b = {b:.3f}  y(0.5) = {y:.3f}")

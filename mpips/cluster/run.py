@@ -114,7 +114,7 @@ class Job:
 
 def run(work: Callable[[Worker], Any], tables: Sequence[Table], *, servers: int | str | tuple[int, str] = 1, readers: int = 0,
         read: Callable[[Reader], Any] | None = None, checkpoint: CheckpointPolicy | None = None, seed: int = 0,
-        device: str = "auto", timeout: float = 300.0, nodes: str = "real", reserve: int = 0,
+        device: str = "cpu", timeout: float = 300.0, nodes: str = "real", reserve: int = 0,
         mailboxes: int | None = None, meta: Any = None, fold: str = "auto", threads: int | None = None,
         around: Callable[[str, int, int], AbstractContextManager[object]] | None = None,
         trace: str | os.PathLike[str] | None = None, combine: str | None = None) -> list[Any] | None:
@@ -128,7 +128,8 @@ def run(work: Callable[[Worker], Any], tables: Sequence[Table], *, servers: int 
     | servers    | n: spread over the nodes; "per-node": one on each; (n, "first"): the first n ranks                |
     | readers    | how many ranks run `read(ps)` with a `Reader`: they only pull, while the training goes on         |
     | checkpoint | `mpips.Checkpoints(directory, every=, keep_last=, resume=)`                                       |
-    | device     | where workers get their arrays: "auto" (a GPU if CuPy finds one), "cpu" or "gpu"                  |
+    | device     | where workers get their arrays: "cpu", for a `work` of NumPy; "gpu", or "auto" (a GPU if CuPy     |
+    |            | finds one), for one that makes its arrays with `ps.xp`: the two kinds do not mix                  |
     | timeout    | seconds after which any wait ends the job, with a line that says who waited for whom              |
     | nodes      | "real"; "single" treats each rank as alone on its node (tests, benchmarks)                        |
     | reserve    | spare bytes on each server for tables made later by `Worker.create`                               |

@@ -4,7 +4,9 @@ import types
 import numpy as np
 import pytest
 
+import mpips
 from mpips.arrays import Staging, device_available, device_count, is_device_array, pick_device, register, to_host, use
+from mpips.cluster.doctor import gpu
 from mpips.cluster.results import decode, encode
 from mpips.errors import UsageError
 
@@ -96,6 +98,23 @@ def test_a_driver_that_shows_no_device_is_none(cupy):
     cupy.cuda.runtime.getDeviceCount = lambda: 0
     assert pick_device("auto", 0) is None
     assert "CUDA_VISIBLE_DEVICES" in device_available()[1]
+
+
+def test_work_gets_numpy_unless_it_asks_for_a_device(cupy):
+    """Most is written for NumPy, whose arrays CuPy's do not mix with: installing CuPy must not break it."""
+    cupy.cuda.runtime.getDeviceCount = lambda: 1
+    table = mpips.Dense("w", (3,), mpips.optim.SGD(lr=0.1))
+    assert mpips.run(lambda ps: ps.xp is np and type(ps.pull("w")) is np.ndarray, [table]) == [True]
+
+
+def test_the_doctor_tries_to_compute(cupy):
+    def ones(shape, dtype):
+        raise RuntimeError("CuPy failed to load libnvrtc.so.12:\nno such file")
+
+    cupy.cuda.runtime.getDeviceCount = lambda: 1
+    cupy.cuda.runtime.getDeviceProperties = lambda number: {"name": b"a GPU"}
+    cupy.ones, cupy.float32 = ones, np.float32
+    assert gpu() == "no: CuPy 13.6.0 finds a GPU but cannot compute there: CuPy failed to load libnvrtc.so.12: no such file"
 
 
 def test_a_scalar_of_numpy_lies_on_no_device(cupy):
