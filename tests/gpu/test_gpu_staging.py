@@ -110,14 +110,15 @@ def test_one_wait_for_many(staging):
         assert np.array_equal(got, 2 * host)
 
 
-def test_copies_come_after_the_kernels_before_them(staging):
+@pytest.mark.parametrize("turned", [False, True], ids=["contiguous", "turned"])
+def test_copies_come_after_the_kernels_before_them(staging, turned):
     """A copy that did not wait would read what the kernels have not written yet."""
-    x = cp.zeros(4_000_000, np.float32)
+    x = cp.zeros((2000, 2000), np.float32)
     for _ in range(5):
         for _ in range(50):
             x += 1
-        got = staging.to_host(x)
-        assert got.min() == got.max() == float(x[0])
+        got = staging.to_host(x.T if turned else x)
+        assert got.min() == got.max() == float(x[0, 0])
 
 
 def test_memory_of_a_dropped_array_is_not_filled_too_early(staging):
