@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from mpips.arrays import is_device_array
 from mpips.errors import UsageError
 from mpips.table import Table
 from mpips.transport.base import Array
@@ -82,7 +83,8 @@ def on_host(table: Table, value: Any, what: str) -> Any:
             return np.from_dlpack(value)
     except Exception as error:  # each library has its own
         raise UsageError(f"{where}: {' '.join(str(error).split())}") from error
-    raise UsageError(f"{where} lies on DLPack device {kind}, not on the host")
+    hint = "; mpips.run(..., device='gpu') takes such arrays" if is_device_array(value) else ""
+    raise UsageError(f"{where} lies on DLPack device {kind}, not on the host{hint}")
 
 
 def read_only(host: Any, out: Any) -> str:

@@ -63,7 +63,7 @@ class Client:
 
     @property
     def xp(self) -> Any:
-        """The namespace of pulled arrays: numpy, or cupy on a worker with a GPU."""
+        """The namespace of pulled arrays: numpy, or cupy on a worker with a GPU, see `device=` of `mpips.run`."""
         return self._device.xp if self._device else np
 
     @property

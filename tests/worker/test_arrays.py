@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -82,6 +83,12 @@ def test_what_a_pull_fills_is_what_it_returns() -> None:
     values[:] = 8
     assert result() is theirs
     assert (ours == 8).all()
+
+
+def test_an_array_of_cupy_without_a_gpu_is_told_where_it_belongs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(ndarray=Foreign))  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"lies on DLPack device 2, not on the host; mpips\.run\(\.\.\., device='gpu'\)"):
+        flat(None, W, Foreign(ONES, kind=2))
 
 
 def test_on_a_worker_with_a_gpu_they_stay_on_the_host() -> None:
