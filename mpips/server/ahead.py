@@ -76,7 +76,6 @@ class Ahead:
         """Fold the first of these chunks and those that follow it, as far as they fit into a span."""
         job, store = work.job, self._store
         span = store.joined(chunks[: store.together])[0]
-        self._transport.sync()
         begin = time.perf_counter()
         job.ready.update([chunk.lo for chunk in chunks if chunk.lo < span.hi])
         work.chunks = [chunk for chunk in work.chunks if chunk.lo not in job.ready]

@@ -54,7 +54,7 @@ def compute(transport: Transport, store: Store, job: Job, span: Span) -> int:
     """Write the next version of a span to the copy that is not the published one; return it."""
     version = store.version(span.lo)
     store.mark(span, BEGIN, version + 1)
-    transport.sync()
+    transport.sync()  # it also stands between the words that told of the gradients and the gradients
     if job.summed:
         gradients = [store.total(span)]
     else:

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mpips import Dense, optim
+from mpips import Dense, init, optim
 from mpips.errors import NonFiniteGradient
 from mpips.server.ahead import Ahead
 from mpips.transport import model
 from mpips.worker import Worker, group
-from tests.playing import play, small_blocks
+from tests.playing import Recorder, play, small_blocks
 
 SIZES = (1, 3, 8, 9, 17, 40)
 RULES = (optim.Add(), optim.SGD(0.1), optim.SGD(0.3), optim.Adam(0.1))
@@ -126,3 +126,22 @@ def test_what_a_refused_push_has_left_behind_is_not_folded(taken: list[tuple[int
     for seed in range(20):
         found = play(tables, work, seed=seed)
         assert all(found[f"worker {k}"] == want[f"worker {k}"] for k in range(2))
+
+
+def test_tables_of_other_histories_are_not_folded_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restored table has as many folds as it had before, its neighbour others; from then on they are pushed together."""
+    small_blocks(monkeypatch, 128, 128)
+    tables, saver = [Dense(name, (4,), optim.Add(), init.constant(5.0), dtype="float64") for name in "ab"], Recorder()
+
+    def first(ps: Worker) -> None:
+        ps.push("a", np.ones(4))
+        ps.clock()
+
+    def then(ps: Worker) -> list[Any]:
+        for _ in range(3):
+            ps.pushpull({"a": np.ones(4), "b": np.full(4, 10.0)})
+        return [value.tolist() for value in ps.pull(["a", "b"])]
+
+    play(tables, first, workers=1, saver=saver, at_end=True)
+    found = play(tables, then, workers=1, restored=saver.restored(), clocks=[1])
+    assert found["worker 0"] == [[9.0] * 4, [35.0] * 4]
