@@ -46,6 +46,7 @@ def summary(report: Report) -> str:
         f"{report.steps} steps in {report.seconds:.1f} s",
         f"loss {report.loss:.4f}" if report.loss is not None else "",
         f"held-out accuracy {report.accuracy:.4f}" if report.accuracy is not None else "",
+        f"cross-entropy {report.cross_entropy:.4f}" if report.cross_entropy is not None else "",
         f"held-out mse {report.mse:.4g}" if report.mse is not None else "",
         f"{report.skipped} gradients skipped" if report.skipped else "",
         f"checkpoint {report.checkpoint}" if report.checkpoint else "",

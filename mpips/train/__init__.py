@@ -11,7 +11,7 @@
 | `fit`      | the loop                                                          |
 | `early`, `late` | pushes while the backward pass goes on, pulls while the forward pass does |
 | `watch`    | what a rank tells while it runs, by `progress` and `metrics`      |
-| `evaluate` | accuracy and mean squared error                                   |
+| `evaluate` | accuracy, cross-entropy, mean squared error                       |
 | `predict`  | predictions from a checkpoint                                     |
 | `options`, `text`, `interactions`, `ratings`, `identifiers` | for scripts: options, words, who has what, files |
 """

@@ -25,7 +25,7 @@ from mpips.train.early import Early
 from mpips.train.evaluate import score
 from mpips.train.late import Late
 from mpips.train.leave import Leave, told_to_leave
-from mpips.train.metrics import Metrics, rank_log
+from mpips.train.metrics import Metrics, known, rank_log
 from mpips.train.setup import Training, prepare
 from mpips.train.start import starting
 from mpips.train.watch import LOG, evaluations, rank_name, watch
@@ -42,7 +42,7 @@ class Report:
 
     Attributes:
         loss: mean of worker 0's losses in the last interval, None if it took no step.
-        accuracy: on the held-out samples with the final parameters, for a classifier; else None.
+        accuracy, cross_entropy: on the held-out samples with the final parameters, for a classifier; else None.
         mse: the same for a regression.
         steps: clocks of this run; `clock` counts those before a resume too.
         seconds: from the first step to the last.
@@ -56,6 +56,7 @@ class Report:
     seconds: float
     skipped: int
     accuracy: float | None = None
+    cross_entropy: float | None = None
     mse: float | None = None
     checkpoint: str | None = None
 
@@ -149,7 +150,7 @@ def read(training: Training, ps: Reader) -> None:
         with ps.span("evaluate"):
             result = score(training.model, params, data.x_test, data.y_test)
         end = time.perf_counter()
-        line = {"time": round(end - begin, 6), **result}
+        line = {"time": round(end - begin, 6), **known(result)}
         LOG.info("evaluation %s", line)
         if file:
             file.write(line)

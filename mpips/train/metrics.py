@@ -5,7 +5,8 @@
 | time                             | seconds since this run's first step                                           |
 | clock, epoch                     | steps done by worker 0, and the epochs they make                              |
 | loss                             | mean over worker 0's steps of the interval, null if none was finite           |
-| accuracy or mse                  | on the held-out samples, the newest evaluation; null before the first         |
+| accuracy and cross_entropy, or   | on the held-out samples, the newest evaluation; not there before the first    |
+| mse                              |                                                                               |
 | samples_per_s                    | of all workers together, if they keep pace with worker 0                      |
 | staleness                        | the bound in force, null for none                                             |
 | pull_gb_per_s, push_gb_per_s     | bytes (1e9) that worker 0 moved in the interval by the seconds it took        |
@@ -66,7 +67,7 @@ class Meter:
             "clock": clock,
             "epoch": round(clock / self.steps, 4),
             "loss": sum(self.losses) / len(self.losses) if self.losses else None,
-            **{key: value if math.isfinite(value) else None for key, value in score.items()},
+            **known(score),
             "samples_per_s": _per(self.seen(clock) - self.seen(self.clock), seconds),
             "staleness": self.staleness,
             "pull_gb_per_s": _per(delta.get("pull_bytes", 0) / 1e9, delta.get("pull_seconds", 0)),
@@ -77,6 +78,11 @@ class Meter:
         }
         self.before, self.last, self.clock, self.losses = dict(stats), now, clock, []
         return out
+
+
+def known(score: Mapping[str, float]) -> dict[str, float | None]:
+    """Return what a file of JSON can hold of a score: None for NaN and infinity."""
+    return {key: value if math.isfinite(value) else None for key, value in score.items()}
 
 
 class Metrics:

@@ -121,6 +121,6 @@ def newest(path: Path) -> dict[str, float]:
     """Return the score in the last whole line of a file of evaluations, {} if there is none yet."""
     try:
         *_, last = path.read_text().rpartition("\n")[0].splitlines()
-        return {key: value for key, value in json.loads(last).items() if key in ("accuracy", "mse")}
+        return {key: value for key, value in json.loads(last).items() if key != "time" and value is not None}
     except (OSError, ValueError):
         return {}

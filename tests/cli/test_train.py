@@ -121,7 +121,7 @@ def test_digits_by_mpirun(tmp_path: Path) -> None:
     settings = ["--set", "readers=1", "--set", "device=cpu", "--set", "combine_on=node", "--trace", "trace.json"]
     done = mpirun(4, ["-m", "mpips", "train", str(DIGITS), *settings], cwd=tmp_path)
     assert done.code == 0, done
-    found = re.search(r"held-out accuracy (\d\.\d+), checkpoint (\S+)", done.out)
+    found = re.search(r"held-out accuracy (\d\.\d+), cross-entropy \d\.\d+, checkpoint (\S+)", done.out)
     assert found, done
     assert float(found[1]) >= 0.95
     log = tmp_path / "runs" / "digits" / "log"
@@ -185,3 +185,13 @@ def test_scripts_by_mpirun(tmp_path: Path) -> None:
     done = mpirun(3, ROOT / "scripts" / "digits.py", cwd=tmp_path)
     assert done.code == 0, done
     assert float(done.out.rpartition(" ")[2]) >= 0.95
+
+
+@needs_mpirun
+def test_a_reader_writes_down_what_is_no_number_any_more(here: Path) -> None:
+    settings = [word for setting in ("readers=1", "log='log'", "optimizer.name=sgd", "optimizer.lr=1e30", "nonfinite=allow")
+                for word in ("--set", setting)]
+    done = mpirun(3, ["-m", "mpips", "train", "some.toml", *settings], cwd=here)
+    assert done.code == 0, done
+    last = json.loads((here / "log" / "evaluation-0.jsonl").read_text().splitlines()[-1])
+    assert last["mse"] is None

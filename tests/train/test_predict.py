@@ -85,5 +85,7 @@ def test_score_does_not_depend_on_the_chunks(n: int) -> None:
     model = mpips.models.make("linear", inputs=1, outputs=3, bias=False)
     params = {"linear.w": np.array([[1.0, 0.0, -1.0]])}
     expected = np.mean(np.argmax(x * [[1.0, 0.0, -1.0]], axis=1) == labels)
-    assert score(model, params, x, labels) == {"accuracy": pytest.approx(float(expected))}
+    logits = x * [[1.0, 0.0, -1.0]]
+    loss = float(np.mean(np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(n), labels]))
+    assert score(model, params, x, labels) == {"accuracy": pytest.approx(float(expected)), "cross_entropy": pytest.approx(loss)}
     assert score(model, params, x[:0], labels[:0]) == {}
