@@ -29,7 +29,7 @@ from mpips.transport.shared import Shared
 from mpips.transport.words import CLOCK, END
 from mpips.worker import Reader
 from mpips.worker.background import Background
-from mpips.worker.link import Link
+from mpips.worker.link import Link, saving, writing
 from mpips.worker.neighbours import Desk
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def _gather(comm: MPI.Comm, roles: Roles, transport: Rma, plan: Plan, index: int
     if index > 0:
         request = comm.Isend([np.frombuffer(mine, np.uint8), MPI.BYTE], roles.workers[0], RESULT)
         wait(transport, request.Test, f"worker {index}: worker 0 to take the result", lambda: _running(transport, plan), limit,
-             lambda: _clocks(transport, plan))
+             lambda: _life(transport, plan))
         return None
     parts: dict[int, bytes] = {0: mine}
     status = MPI.Status()
@@ -208,7 +208,7 @@ def _gather(comm: MPI.Comm, roles: Roles, transport: Rma, plan: Plan, index: int
         return len(parts) == len(roles.workers)
 
     wait(transport, arrived, "worker 0: the results of the other workers", lambda: _running(transport, plan), limit,
-         lambda: _clocks(transport, plan))
+         lambda: _life(transport, plan))
     return [decode(parts[k]) for k in range(len(roles.workers))]
 
 
@@ -226,7 +226,7 @@ def _leave(comm: MPI.Comm, transport: Rma, plan: Plan, limit: float) -> None:
     """Meet everybody without blocking."""
     request = comm.Ibarrier()
     wait(transport, request.Test, "the end of all ranks", lambda: _running(transport, plan), limit,
-         lambda: _clocks(transport, plan))
+         lambda: _life(transport, plan))
 
 
 def _stuck(transport: Rma, limit: float) -> str:
@@ -237,13 +237,19 @@ def _stuck(transport: Rma, limit: float) -> str:
 
 
 def _clocks(transport: Rma, plan: Plan) -> list[list[int]]:
-    """Clocks and ends of all clients on server 0: as long as they change, somebody works."""
+    """Clocks and ends of all clients on server 0."""
     return [transport.row(0, plan.words.client(k) + CLOCK, END - CLOCK + 1) for k in range(plan.clients)]
+
+
+def _life(transport: Rma, plan: Plan) -> list[list[int]]:
+    """As long as this changes, somebody works, or writes a checkpoint."""
+    return [*_clocks(transport, plan), saving(transport, plan)]
 
 
 def _running(transport: Rma, plan: Plan) -> str:
     left = [k for k, (_, end) in enumerate(_clocks(transport, plan)) if not end]
     names = [f"worker {k}" if k < plan.workers else f"reader {k - plan.workers}" for k in left]
+    names += [f"server {server}, which is writing a checkpoint" for server in writing(transport, plan)]
     return f"still at work: {', '.join(names)}" if names else "a server has not come to its end"
 
 

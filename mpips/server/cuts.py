@@ -21,9 +21,11 @@ from mpips.server.stops import Stops
 from mpips.server.store import Store
 from mpips.transport.base import Transport
 from mpips.transport.plan import Plan
-from mpips.transport.words import GO, NEVER, SAVE, SAVE_DONE, SAVE_SEEN, SHARD_SAVED
+from mpips.transport.words import GO, NEVER, SAVE, SAVE_DONE, SAVE_SEEN, SAVING, SHARD_SAVED
 
 log = logging.getLogger("mpips.server")
+
+PATIENCE = 3600.0  # seconds that a checkpoint is waited for though no end is seen: a disk may hang in an fsync
 
 
 class Cuts:
@@ -52,6 +54,8 @@ class Cuts:
         self._writing: Iterator[None] | None = None
         self._publishing: list[tuple[int, int, Cut]] = []  # server 0: cuts whose shards are not all there, or not yet published
         self._publisher: Iterator[None] | None = None
+        self._steps = 0  # made of what is being written
+        self._since = 0.0
 
     def _after(self, clock: int) -> int:
         return (clock // self._every + 1) * self._every if self._every and self._saver else NEVER
@@ -95,6 +99,7 @@ class Cuts:
             if next(self._writing, self) is self:
                 self._writing = None
                 self._shard_saved()
+            self._tell(self._writing is not None)
             self._trace(begin, max(self._last), "shard")
             return True
         if self._publish_step():
@@ -143,6 +148,18 @@ class Cuts:
             t.flush(0)
             t.ring(0)
 
+    def _tell(self, more: bool) -> None:
+        """Let those who wait see that this server writes, and that it gets on; `more`: it has not come to an end."""
+        now = time.monotonic()
+        if not self._steps:
+            self._since = now
+        if not more:
+            self._steps = 0
+        elif now - self._since < PATIENCE:
+            self._steps += 1
+        self._transport.store(self._store.index, SAVING, self._steps)
+        self._transport.sync()
+
     def _trace(self, begin: float, clock: int, what: str) -> None:
         if self._store.trace is not None:
             self._store.trace.add("checkpoint", begin, clock=clock, what=what)
@@ -164,9 +181,11 @@ class Cuts:
         more = next(self._publisher, self) is not self
         self._trace(begin, cut.clock, "publish")
         if more:
+            self._tell(True)
             return True
         self._publisher = None
         self._publishing.pop(0)
+        self._tell(False)
         log.info("checkpoint of clock %d is complete (workers at %s)", cut.clock, cut.clocks)
         for worker, clock in enumerate(cut.clocks):
             t.store(0, words.reply(worker) + SAVE_DONE, clock)

@@ -44,7 +44,7 @@ from dataclasses import dataclass, field
 
 from mpips.layout import align
 
-PROTOCOL = 6  # raised whenever a word or a rule of the protocol changes its meaning
+PROTOCOL = 7  # raised whenever a word or a rule of the protocol changes its meaning
 WORD = 8
 LINE = 16  # words; two cache lines, because processors fetch lines in pairs
 
@@ -58,6 +58,7 @@ CREATED = 5  # tables of the catalogue that exist here
 DEAD = 6  # reserved: bits of the workers that are known to have died
 FAILED = 7  # reserved: why this server ends the job
 ASLEEP = 8  # 1 while it waits for BELL to change, see `doze`
+SAVING = 9  # steps made of the checkpoint that it is writing, 0 if of none
 
 # Words of a client, from `Words.client(k)`
 COMMIT = 0

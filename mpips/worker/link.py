@@ -16,7 +16,7 @@ from mpips.table import Table
 from mpips.trace import Trace
 from mpips.transport.base import Transport, wait
 from mpips.transport.plan import Plan
-from mpips.transport.words import CLOCK, END
+from mpips.transport.words import CLOCK, END, SAVING
 from mpips.worker.background import Background
 from mpips.worker.group import Group
 
@@ -147,8 +147,11 @@ class Link:
 
     def wait(self, until: Callable[[], bool], what: str, who: Callable[[], str],
              progress: Callable[[], object] | None = None) -> None:
-        """Wait with this client's limit, which begins anew while `progress()` changes, and count the time."""
-        seconds = wait(self.transport, until, f"{self.name}, clock {self.now}: {what}", who, self.limit, progress)
+        """Wait with this client's limit, which begins anew while `progress()` changes or a checkpoint grows, and count the time."""
+        def state() -> object:
+            return progress() if progress else None, saving(self.transport, self.plan)
+
+        seconds = wait(self.transport, until, f"{self.name}, clock {self.now}: {what}", who, self.limit, state)
         self.stats["wait_seconds"] += seconds
         if self.trace is not None and seconds:
             self.trace.add("wait", time.perf_counter() - seconds, clock=self.now, what=what)
@@ -184,9 +187,20 @@ class Link:
                 reached = self.transport.load(0, at + CLOCK)
                 if reached < clock:
                     late.append(f"worker {worker} is at clock {reached}")
+        late += [f"server {server} is writing a checkpoint" for server in writing(self.transport, self.plan)]
         if late:
             return "; ".join(late)
         slow = sorted({run.server for state in self.tables.values() for run in state.runs if self.transport.near(run.server)
                        and self.transport.load(run.server, words.floor + state.number) < clock})
         servers = f"server{'s' * (len(slow) > 1)} {', '.join(map(str, slow))}" if slow else "the servers"
         return f"every worker has come so far, but {servers} {'has' if len(slow) == 1 else 'have'} not folded yet"
+
+
+def saving(transport: Transport, plan: Plan) -> list[int]:
+    """What each server has done of a checkpoint that it writes now: while this changes, those who wait for it may go on waiting."""
+    return [transport.load(server, SAVING) for server in range(plan.servers)]
+
+
+def writing(transport: Transport, plan: Plan) -> list[int]:
+    """Servers of this node (of another one, to ask is to wait) that are writing a checkpoint."""
+    return [server for server in range(plan.servers) if transport.near(server) and transport.load(server, SAVING)]

@@ -119,3 +119,53 @@ def test_nobody_waits_in_silence_for_a_rank_that_stands_still(where: str, rank: 
     assert done.code == TRY_AGAIN, done
     assert "waited 2 s" in done.err, done
     assert says in done.err, done
+
+
+SLOW = """
+import time
+import numpy as np
+import mpips
+import mpips.checkpoint.saver as saver
+
+write_shard = saver.write_shard
+
+def slowly(*given, **named):
+    for _ in range({steps}):
+        time.sleep({nap})
+        yield
+    yield from write_shard(*given, **named)
+
+saver.write_shard = slowly
+
+def work(ps):
+    for _ in range(2):
+        ps.pull("w")
+        ps.push("w", np.ones(3, np.float32))
+        ps.clock()
+    return ps.pull("w")[0]
+
+saves = mpips.Checkpoints({directory!r}, every={every})
+results = mpips.run(work, [mpips.Dense("w", (3,), mpips.optim.Add(), staleness={staleness})], timeout=2.0, checkpoint=saves,
+                    device="cpu", nodes={nodes!r})
+assert results in (None, [2.0]), results
+"""
+
+
+@pytest.mark.parametrize(("every", "staleness", "nodes"), [(1, 0, "real"), (None, 0, "single"), (1, None, "real")])
+def test_a_checkpoint_may_take_longer_than_the_limit_while_it_grows(tmp_path: Path, every: int | None, staleness: int | None,
+                                                                    nodes: str) -> None:
+    """Ended at the limit, a job would be started again and never get beyond the same checkpoint."""
+    done = mpirun(2, SLOW.format(steps=35, nap=0.1, directory=str(tmp_path), every=every, staleness=staleness, nodes=nodes),
+                  timeout=60)
+    assert done.code == 0, done
+
+
+@pytest.mark.parametrize(("every", "says"), [
+    (1, "clock 2: a pull of table 'w': server 0 is writing a checkpoint"),
+    (None, "for the end of all ranks: still at work: server 0, which is writing a checkpoint")])
+def test_a_disk_that_hangs_is_what_the_others_name(tmp_path: Path, every: int | None, says: str) -> None:
+    done = mpirun(2, SLOW.format(steps=2, nap="_ * 600", directory=str(tmp_path), every=every, staleness=0, nodes="real"),
+                  timeout=60)
+    assert done.code == TRY_AGAIN, done
+    assert "waited 2 s" in done.err, done
+    assert says in done.err, done
