@@ -89,7 +89,7 @@ class Job:
         for key in ("servers", "readers", "seed", "timeout", "nodes", "reserve", "mailboxes", "fold", "combine"):
             facts[key] = getattr(self, key)
         facts["trace"] = self.trace is not None
-        facts["checkpoint"] = self.checkpoint and {"every": self.checkpoint.every}
+        facts["checkpoint"] = self.checkpoint and {"every": self.checkpoint.every, "at_end": self.checkpoint.at_end}
         return {name: json.dumps(fact, sort_keys=True) for name, fact in facts.items()}
 
     def server(self, transport: Any, plan: Plan, index: int, restored: Restored | None, mpi: str = "",

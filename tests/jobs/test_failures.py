@@ -52,6 +52,19 @@ def test_wrong_input_is_one_line_and_exit_code_2(where: str, says: str) -> None:
     assert where == "differs" or seconds < 5, done
 
 
+def test_servers_that_differ_in_what_is_saved_are_told_before_anything_starts(tmp_path: Path) -> None:
+    """Those that write one at the end would wait for a shard that the others do not write."""
+    done = mpirun(3, f"""
+import os
+import mpips
+rank = int(os.environ.get("OMPI_COMM_WORLD_RANK") or os.environ["PMI_RANK"])
+mpips.run(lambda ps: ps.clock(), [mpips.Dense("w", (3,), mpips.optim.Add())], servers=2, timeout=5.0, device="cpu",
+          checkpoint=mpips.Checkpoints({str(tmp_path)!r}, at_end=rank == 0))
+""", timeout=60)
+    assert done.code == USAGE, done
+    assert "the ranks differ in checkpoint: " in done.err, done
+
+
 def test_a_wait_over_its_limit_says_who_waits_for_whom() -> None:
     done, _ = job(where="sleep", timeout=2.0)
     assert done.code == TRY_AGAIN, done
