@@ -147,3 +147,8 @@ def test_a_checkpoint_is_closed_once_the_servers_have_started_from_it(tmp_path: 
     mpips.run(lambda ps: ps.clock(), [TABLE], device="cpu", checkpoint=mpips.Checkpoints(tmp_path))
     again = mpips.Checkpoints(tmp_path, resume="latest")
     assert mpips.run(shards, [TABLE], servers=2, device="cpu", checkpoint=again) == [[]]
+
+
+def test_one_process_has_no_readers_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    assert mpips.run(lambda ps: ps.workers, [TABLE], servers=3, readers=2, read=lambda ps: None, device="cpu") == [1]
+    assert caplog.messages == ["one process: the 2 reader(s) are left out"]

@@ -289,6 +289,27 @@ def test_slots_of_a_row_are_born_and_saved_with_it(seed: int) -> None:
         again=[(3, 2), (5, 1)])
 
 
+@pytest.mark.parametrize("servers", [1, 2])
+@pytest.mark.parametrize("when_full", ["oldest", "rarest", "smallest"])
+def test_who_makes_room_depends_neither_on_who_was_faster_nor_on_where_a_job_was_resumed(when_full: str, servers: int) -> None:
+    """With staleness 0, on as many servers: each has room for its share of the rows, and fills it."""
+    t = of_rows(rows=None, capacity=30, when_full=when_full, init=init.normal(1.0), optimizer=optim.Adagrad(lr=0.1), staleness=0)
+
+    def work(ps: Any, last: int) -> bytes:
+        for clock in range(ps.now, last):
+            ids = np.random.default_rng((clock, ps.index)).permutation(80)[:5]
+            ps.push("t", ps.pull("t", rows=ids), rows=ids)
+            ps.clock()
+        values: bytes = ps.pull("t", rows=np.arange(80)).tobytes()
+        return values
+
+    straight = {play([t], lambda ps: work(ps, 12), workers=2, servers=servers, seed=seed)["worker 0"] for seed in range(3)}
+    saver = Recorder()
+    play([t], lambda ps: work(ps, 7), workers=2, servers=servers, saver=saver, at_end=True)
+    again = play([t], lambda ps: work(ps, 12), workers=2, servers=servers, restored=saver.restored(), clocks=[7, 7])
+    assert straight == {again["worker 0"]}
+
+
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=40), st.data())
 def test_the_least_are_those_that_sorting_gives(worth: list[int], data: st.DataObject) -> None:
     ids = np.array(data.draw(st.permutations(range(len(worth)))))

@@ -141,6 +141,25 @@ def test_a_mean_is_over_the_workers_whatever_the_staleness(staleness: int | None
     assert sum(piece.value.sum() for piece in r) == 2 * 3 * 4
 
 
+@pytest.mark.parametrize("staleness", [2, None])
+def test_where_workers_are_apart_the_rate_is_that_of_the_slowest(staleness: int | None) -> None:
+    """Worker 1 stays in its first clock until everything that worker 0 may do before is published."""
+    ahead = 2
+
+    def work(ps: Worker) -> None:
+        if ps.index:
+            while ps.pull("w")[0] > -ahead:
+                pass
+        for _ in range(ahead):
+            ps.ipush("w", np.ones(5)).wait(applied=True)
+            ps.clock()
+        ps.barrier()
+
+    rule = optim.SGD(lr=optim.Step(1.0, every=1, gamma=0.5))  # 1, 1/2, 1/4, ...
+    done = play([Dense("w", (5,), rule, staleness=staleness, dtype="float64")], work, seed=3)
+    assert done["server 0"][0].value.tolist() == [-ahead - 1 - 0.5] * 5
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_block_that_is_read_early_is_of_this_clock(workers: int) -> None:
     """A worker two clocks ahead of the fold: words read one after the other may belong to both folds that it waits for."""
