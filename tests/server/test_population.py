@@ -310,6 +310,13 @@ def test_who_makes_room_depends_neither_on_who_was_faster_nor_on_where_a_job_was
     assert straight == {again["worker 0"]}
 
 
+def test_of_rows_that_are_worth_the_same_the_smallest_id_makes_room_wherever_it_lies() -> None:
+    people = Population(table(capacity=3, when_full="oldest"), np.zeros(3, np.int64), 0, 0)
+    people.owners[people.enter(np.array([9, 3, 5]), 0)] = [9, 3, 5]
+    dying = people.surplus(1, np.empty(0, np.int64), lambda: people.seen)
+    assert people.owners[dying].tolist() == [3]
+
+
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=40), st.data())
 def test_the_least_are_those_that_sorting_gives(worth: list[int], data: st.DataObject) -> None:
     ids = np.array(data.draw(st.permutations(range(len(worth)))))
