@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from mpips import layout
+from mpips.checkpoint.order import complete
+from mpips.errors import FAILED, USAGE
 from tests import oracle
 from tests.jobs import workload
 from tests.mpirun import mpirun
@@ -66,3 +68,13 @@ def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(tmp_path: Path
     job(2 + before, servers=before, clocks=[5], directory=directory, every=5)
     resumed = job(2 + after, servers=after, clocks=[10], directory=directory, resume="latest")
     assert resumed == straight
+
+
+@pytest.mark.parametrize("who", ["worker", "server"])
+def test_a_killed_rank_costs_the_steps_since_the_last_checkpoint_and_not_a_bit(tmp_path: Path, who: str) -> None:
+    straight = job(4, servers=2, clocks=[10])
+    options = {"servers": 2, "clocks": [10], "directory": str(tmp_path), "every": 3, "resume": "auto"}
+    done = mpirun(4, [str(JOB), json.dumps({**options, "kill": who, "at": 8})], timeout=60)
+    assert done.code not in (0, FAILED, USAGE), done  # job scripts start it again
+    assert [step.name for step in complete(tmp_path)][-1] in ("step-00000003", "step-00000006")
+    assert job(4, **options) == straight
