@@ -148,7 +148,7 @@ def run(work: Callable[[Worker], Any], tables: Sequence[Table], *, servers: int 
     Args:
         work: called with a `Worker`; returns None, bool, int, float, str, bytes, an array, or lists, tuples and dicts of these.
         tables: the tables, with unique names.
-        read: called with a `Reader`; it should return once `ps.done`.
+        read: called with a `Reader`; it should return once `ps.done`: the others wait for it, at most `timeout` seconds.
         seed: of the initial values. A resumed run needs the same seed if it may still create rows (`mpips.Rows(rows=None)`) whose
             creation or initial values are random.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mpips.checkpoint import schema
-from mpips.table import Dense
+from mpips.table import Dense, Rows
 from tests.checkpoint import making
 
 TEXT = files("mpips.checkpoint").joinpath("FORMAT.md").read_text()
@@ -38,3 +38,6 @@ def test_it_names_every_member() -> None:
             assert re.search(rf"\b{name}\b", TEXT), name
     for dtype, stored in schema.STORED.items():
         assert f'"{dtype}": "{stored}"' in TEXT
+    for table in (Dense("w", (3,), making.SGD), Rows("u", rows=None, capacity=3, dim=2, optimizer=making.SGD)):
+        for name in table.describe():
+            assert f"`{name}`" in TEXT, name
