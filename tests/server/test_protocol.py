@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 
 from mpips import Dense, Rows, layout, optim
+from mpips.transport.model import Deadlock
+from mpips.transport.words import COMMIT
 from mpips.worker import Reader, Worker
+from mpips.worker.link import Link
 from tests import broken
 from tests.chaos import Chaos, tables
-from tests.playing import build, play, small_blocks
+from tests.playing import Recorder, build, play, small_blocks
 
 STALENESS = [(0,), (2,), (None,), (0, 2, None)]
 
@@ -122,6 +125,41 @@ def test_a_push_that_is_left_out_is_left_out_in_every_schedule() -> None:
     kinds = [Dense(name, (20,), optim.Add(), dtype="float64", nonfinite="skip") for name in ("a", "w")]
     for seed in range(8):
         assert (play(kinds, work, seed=seed, servers=2)["worker 1"] == 4).all()
+
+
+@pytest.mark.parametrize("staleness", [0, 2, None])
+@pytest.mark.parametrize("told", [0, 1, 2])
+def test_a_push_whose_worker_dies_is_in_no_checkpoint(monkeypatch: pytest.MonkeyPatch, staleness: int | None, told: int) -> None:
+    """It dies when its third push has been committed on so many of the two servers; the job would be ended then."""
+    tell_all = Link.tell_all
+
+    def dying(link: Link, word: int, value: int) -> None:
+        if (link.index, word, value) != (1, COMMIT, 3):
+            tell_all(link, word, value)
+            return
+        for server in range(told):
+            link.tell(server, word, value)
+        while True:
+            link.transport.pause(0)
+
+    monkeypatch.setattr(Link, "tell_all", dying)
+
+    def work(ps: Worker) -> None:
+        for _ in range(5):
+            ps.pull("w")
+            ps.push("w", np.full(60, 1.0 + 100 * ps.index))
+            ps.clock()
+
+    saved, kinds = 0, [Dense("w", (60,), optim.Add(), staleness=staleness, dtype="float64")]
+    for seed in range(4):
+        recorder = Recorder()
+        with pytest.raises(Deadlock):
+            build(kinds, work, servers=2, seed=seed, saver=recorder, every=1).run(limit=20_000)
+        for cut, values in recorder.complete:
+            assert cut.clocks[1] <= 2
+            assert (values["w"] == cut.clocks[0] + 101 * cut.clocks[1]).all(), f"seed {seed}: {cut}"
+            saved += 1
+    assert saved
 
 
 @pytest.mark.parametrize("staleness", [0, 1, None])
