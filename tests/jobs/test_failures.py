@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from mpips.errors import FAILED, TRY_AGAIN, USAGE
+from mpips.server import cuts
 from tests.mpirun import Done, mpirun
 
 JOB = Path(__file__).parent / "failing_job.py"
@@ -139,7 +140,9 @@ import time
 import numpy as np
 import mpips
 import mpips.checkpoint.saver as saver
+import mpips.server.cuts as cuts
 
+cuts.PATIENCE = {patience}
 write_shard = saver.write_shard
 
 def slowly(*given, **named):
@@ -168,17 +171,19 @@ assert results in (None, [2.0]), results
 def test_a_checkpoint_may_take_longer_than_the_limit_while_it_grows(tmp_path: Path, every: int | None, staleness: int | None,
                                                                     nodes: str) -> None:
     """Ended at the limit, a job would be started again and never get beyond the same checkpoint."""
-    done = mpirun(2, SLOW.format(steps=35, nap=0.1, directory=str(tmp_path), every=every, staleness=staleness, nodes=nodes),
+    done = mpirun(2, SLOW.format(steps=35, nap=0.1, directory=str(tmp_path), every=every, staleness=staleness, nodes=nodes,
+                                 patience=cuts.PATIENCE),
                   timeout=60)
     assert done.code == 0, done
 
 
-@pytest.mark.parametrize(("every", "says"), [
-    (1, "clock 2: a pull of table 'w': server 0 is writing a checkpoint"),
-    (None, "for the end of all ranks: still at work: server 0, which is writing a checkpoint")])
-def test_a_disk_that_hangs_is_what_the_others_name(tmp_path: Path, every: int | None, says: str) -> None:
-    done = mpirun(2, SLOW.format(steps=2, nap="_ * 600", directory=str(tmp_path), every=every, staleness=0, nodes="real"),
-                  timeout=60)
+@pytest.mark.parametrize(("every", "nap", "says"), [
+    (1, "_ * 600", "clock 2: a pull of table 'w': server 0 is writing a checkpoint"),
+    (1, "0.1", "clock 2: a pull of table 'w': server 0 is writing a checkpoint"),  # an fsync: the server looks on and on
+    (None, "_ * 600", "for the end of all ranks: still at work: server 0, which is writing a checkpoint")])
+def test_a_disk_that_hangs_is_what_the_others_name(tmp_path: Path, every: int | None, nap: str, says: str) -> None:
+    done = mpirun(2, SLOW.format(steps=6000, nap=nap, directory=str(tmp_path), every=every, staleness=0, nodes="real",
+                                 patience=1.0), timeout=60)
     assert done.code == TRY_AGAIN, done
     assert "waited 2 s" in done.err, done
     assert says in done.err, done
