@@ -139,8 +139,9 @@ def wait(transport: Transport, until: Callable[[], bool], what: str, who: Callab
         now = time.perf_counter()
         if progress and now - looked > limit / LOOKS:
             looked, state = now, progress()
-            if state != seen:
-                seen, since = state, now
+            if seen is not None and state != seen:
+                since = now
+            seen = state
         if now - since > limit:
             raise WaitTimeout(f"waited {limit:g} s for {what}: {who()}")
         backoff.rest()
