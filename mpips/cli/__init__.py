@@ -6,23 +6,29 @@ Only the module of the subcommand that was asked for is imported: a thousand ran
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 from typing import NoReturn
 
 from mpips import __version__
-from mpips.errors import UsageError
+from mpips.errors import FAILED, UsageError
 
 UNREAD = 128 + signal.SIGPIPE  # whoever read stdout has gone, as `| head` does
+INTERRUPTED = 128 + signal.SIGINT
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # without the name of a file it is stdout's
 COMMANDS = ("train", "predict", "ckpt", "doctor", "plan", "bench")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one `mpips` command and return its exit code; wrong input is one line on stderr."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to fail
     try:
         args = _parse(argv)
         code = int(args.run(args))
@@ -30,8 +36,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
         return code
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left goes there at Python's end
+        _forget_output()
         return UNREAD
+    except OSError as error:
+        if "mpi4py.MPI" in sys.modules or error.filename is not None or error.errno not in FULL:
+            raise
+        _forget_output()
+        print(f"mpips: error: stdout: {error.strerror}", file=sys.stderr, flush=True)
+        return FAILED
+    except KeyboardInterrupt:
+        if "mpi4py.MPI" in sys.modules:  # `cluster.abort` ends the other ranks
+            raise
+        print("mpips: interrupted (Ctrl-C)", file=sys.stderr, flush=True)
+        return INTERRUPTED
     except UsageError as error:
         if not _told(error):
             print(f"mpips: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
@@ -40,6 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             note(error.exit_code)
         return error.exit_code
+
+
+def _forget_output() -> None:
+    """Let what is left in stdout's buffer go nowhere at Python's end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Parser(argparse.ArgumentParser):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pydoc
 import re
 import subprocess
@@ -74,6 +75,43 @@ sys.exit(cli.main())
         assert process.stderr is not None
         assert process.stderr.read() == ""
         assert process.wait(60) == UNREAD
+
+
+PRINTS = """
+import signal, sys, types
+from mpips import cli
+
+def run(args):
+    print(sys.argv[1] * int(sys.argv[2]))
+    if sys.argv[3] == "interrupted":
+        signal.raise_signal(signal.SIGINT)
+    return 0
+
+cli._parse = lambda argv: types.SimpleNamespace(run=run)
+sys.exit(cli.main())
+"""
+
+
+@pytest.mark.parametrize("times", ["1", "100000"])
+def test_a_full_disk_under_stdout_is_one_line(times: str) -> None:
+    """As `mpips ckpt tree STEP > /full/disk/file`."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-c", PRINTS, "word", times, ""], stdout=full, stderr=subprocess.PIPE, text=True,
+                              timeout=60, check=False, cwd=Path(mpips.__file__).parent.parent)
+    assert (done.returncode, done.stderr) == (1, "mpips: error: stdout: No space left on device\n")
+
+
+def test_ctrl_c_is_one_line() -> None:
+    done = python(PRINTS, "word", "1", "interrupted")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "word\n", "mpips: interrupted (Ctrl-C)\n")
+
+
+def test_names_that_stdout_cannot_show_are_no_failure() -> None:
+    """Of tables under a locale without UTF-8, or of files that are not UTF-8."""
+    done = subprocess.run([sys.executable, "-c", PRINTS, "\u8868\udcff", "1", ""], capture_output=True, timeout=60, check=False,
+                          env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "1"},
+                          cwd=Path(mpips.__file__).parent.parent)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"\\u8868\\udcff\n", b"")
 
 
 @pytest.mark.parametrize(("args", "line"), [
