@@ -29,15 +29,21 @@ def run(args: argparse.Namespace) -> int:
     from mpips.train.predict import predictor
 
     output = Path(args.output)
-    if output.exists() and not output.is_file():  # of /dev/null root would make a file
-        raise UsageError(f"--output {output}: is {'a directory' if output.is_dir() else 'no file'}")
-    if not os.access(output.parent, os.W_OK | os.X_OK):
-        raise UsageError(f"--output {output}: {output.parent} is no directory that can be written to")
+    partial = output.with_name(f"{output.name}.{os.getpid()}.tmp")
     try:
-        x = np.load(args.input, allow_pickle=False)
+        if output.exists() and not output.is_file():  # of /dev/null root would make a file
+            raise UsageError(f"--output {output}: is {'a directory' if output.is_dir() else 'no file'}")
+        if not os.access(output.parent, os.W_OK | os.X_OK):
+            raise UsageError(f"--output {output}: {output.parent} is no directory that can be written to")
+        partial.exists()  # its name may be too long
     except OSError as error:
-        raise UsageError(f"--input {args.input}: {error.strerror or error}") from None
-    except (ValueError, EOFError):  # NumPy's words are about pickle
+        raise UsageError(f"--output {output}: {error.strerror}") from None
+    try:
+        with Path(args.input).open("rb") as file:
+            x = np.load(file, allow_pickle=False)
+    except (OSError, MemoryError) as error:
+        raise UsageError(f"--input {args.input}: {getattr(error, 'strerror', None) or error}") from None
+    except Exception:  # noqa: BLE001 - of zip files, tokens, numbers: a file may be anything; NumPy's words are about pickle
         raise UsageError(f"--input {args.input}: not an array of numbers as np.save writes it") from None
     if not isinstance(x, np.ndarray) or not x.ndim:
         raise UsageError(f"--input {args.input}: not one array of samples")
@@ -46,11 +52,12 @@ def run(args: argparse.Namespace) -> int:
         y = ask(x)
     except UsageError as error:
         raise UsageError(f"--input {args.input}: {str(error).removeprefix('input: ')}") from None
-    partial = output.with_name(f"{output.name}.{os.getpid()}.tmp")
     try:
         with partial.open("wb") as file:
             np.save(file, y)
         partial.replace(output)
+    except OSError as error:  # NumPy tells of a full disk by how much was written
+        raise UsageError(f"--output {output}: cannot be written: {error.strerror or 'the disk takes no more'}") from None
     finally:
         partial.unlink(missing_ok=True)
     print(f"{output}: {y.shape[0]} predictions of shape {y.shape[1:]}, {y.dtype}")

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,6 +91,32 @@ def test_gradient_that_is_not_a_number(here: Path, capsys: pytest.CaptureFixture
     assert re.search(r"^mpips: error: .*table 'linear\.w'.*\n$", capsys.readouterr().err)
 
 
+def header(shape: str) -> bytes:
+    """The beginning of a file as np.save writes it."""
+    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+
+
+NO_ARRAYS = {"zip.npy": b"PK\x03\x04 and no more", "cut.npy": header("(2, 3"), "beyond.npy": header(f"({10**30}, 1)"),
+             "empty.npy": b""}
+
+
+def test_predictions_on_a_full_disk_are_one_line_and_leave_nothing(here: Path, capsys: pytest.CaptureFixture[str],
+                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(["train", "some.toml", "--set", "epochs=1"]) == 0
+    capsys.readouterr()
+
+    def full(file: Any, array: Any) -> None:
+        file.write(b"some")
+        raise OSError("1000000 requested and 262112 written")  # as NumPy has it
+
+    monkeypatch.setattr(np, "save", full)
+    before = sorted(here.iterdir())
+    told = fails(capsys, "predict", "runs/step-00000005", "--input", "x.npy", "--output", "y.npy")
+    assert told == "--output y.npy: cannot be written: the disk takes no more"
+    assert sorted(here.iterdir()) == before
+
+
 def test_predict_errors(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "text.npy").write_text("text")
     assert main(["train", "some.toml", "--set", "epochs=1"]) == 0
@@ -105,6 +132,13 @@ def test_predict_errors(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert told(saved, "text.npy", "y.npy") == "--input text.npy: not an array of numbers as np.save writes it"
     assert told(saved, "x.npy", "none/y.npy") == "--output none/y.npy: none is no directory that can be written to"
     assert told(saved, "x.npy", "runs") == "--output runs: is a directory"
+    long = "x" * 255  # that is a name, but none to which anything can be added
+    assert told(saved, "x.npy", long) == f"--output {long}: File name too long"
+    for name, raw in NO_ARRAYS.items():
+        (here / name).write_bytes(raw)
+        assert told(saved, name, "y.npy") == f"--input {name}: not an array of numbers as np.save writes it"
+    (here / "vast.npy").write_bytes(header(f"({1 << 40}, 1024)"))
+    assert "Unable to allocate" in told(saved, "vast.npy", "y.npy")
     os.mkfifo("pipe")
     assert told(saved, "x.npy", "pipe") == "--output pipe: is no file"
     np.save("wide.npy", np.zeros((2, 3)))
