@@ -17,7 +17,7 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,7 +102,8 @@ def replacing(final: Path, life: Life) -> Iterator[Path]:
         what = os.strerror(number) if number else " ".join(str(first).split())
         raise MpipsError(f"checkpoint {final}: cannot be written on {socket.gethostname()}: {what}") from error
     finally:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # of a disk that refuses this, too: the first error says more
+            path.unlink(missing_ok=True)
 
 
 def commit(temporary: Path, final: Path, life: Life) -> Iterator[None]:

@@ -71,7 +71,12 @@ class Checkpoints:
         return Path(self.directory)
 
     def check(self) -> None:
-        """Create the directory if need be and write a file into it; UsageError that names it if either fails."""
+        """Create the directory if need be, write a file into it, and see what is there; UsageError that names what fails.
+
+        A checkpoint that cannot be looked at may be newer than all others, so that none could be numbered after it.
+        """
+        from mpips.checkpoint.order import last_serial
+
         where = f"checkpoint directory {self.path}"
         probe = self.path / f".mpips-probe-{os.getpid()}"
         try:
@@ -82,6 +87,10 @@ class Checkpoints:
                 probe.unlink(missing_ok=True)  # a full disk takes the name, not the byte
         except OSError as error:
             raise UsageError(f"{where}: cannot be written: {error.strerror or error}") from error
+        try:
+            last_serial(self.path)
+        except OSError as error:
+            raise UsageError(f"{where}: {error.filename}: {error.strerror}") from error
 
     def restore(self) -> Saved | None:
         """Open the checkpoint that `resume` names; None if the run starts from the initial values.
@@ -136,7 +145,8 @@ class Checkpoints:
         from mpips.checkpoint.disk import Life
         from mpips.checkpoint.saver import DirectorySaver, json_values
 
-        saver = DirectorySaver(self.path, keep_last=self.keep_last, seed=int(seed), meta=json_values(meta), mpi=mpi,
+        directory = self.path.absolute()  # the program may go to another directory later
+        saver = DirectorySaver(directory, keep_last=self.keep_last, seed=int(seed), meta=json_values(meta), mpi=mpi,
                                life=replace(Life.of(os.environ), token=token))
         if clean:
             saver.clean()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from mpips.checkpoint.disk import Life
 from mpips.checkpoint.order import last_serial
 from mpips.checkpoint.publish import publish
-from mpips.checkpoint.schema import MANIFEST, load_manifest, step_name
+from mpips.checkpoint.schema import MANIFEST, Revision, decode, step_name
 from mpips.checkpoint.tidy import clean
 from mpips.checkpoint.write import write_shard
-from mpips.errors import CheckpointError, UsageError
+from mpips.errors import CheckpointError, MpipsError, UsageError
 from mpips.table import Table
 
 if TYPE_CHECKING:
@@ -61,10 +62,14 @@ class DirectorySaver:
             MpipsError: a shard does not appear here (the directory is not shared), or the disk refuses.
         """
         revision = self._revisions.get((cut.clock, 0))
-        self._serial = 1 + (last_serial(self.directory) if self._serial is None else self._serial)
-        yield from publish(self.directory, cut, servers, tables, life=self.life,
-                           revision=self._next(cut.clock) if revision is None else revision, serial=self._serial,
-                           seed=self.seed, meta=self.meta, mpi=self.mpi, keep_last=self.keep_last)
+        try:
+            self._serial = 1 + (last_serial(self.directory) if self._serial is None else self._serial)
+            yield from publish(self.directory, cut, servers, tables, life=self.life,
+                               revision=self._next(cut.clock) if revision is None else revision, serial=self._serial,
+                               seed=self.seed, meta=self.meta, mpi=self.mpi, keep_last=self.keep_last)
+        except OSError as error:
+            where = error.filename or self.directory / step_name(cut.clock)
+            raise MpipsError(f"checkpoint {where}: on {socket.gethostname()}: {error.strerror or error}") from error
 
     def clean(self) -> None:
         """Take the directory over and remove what killed lives left behind; call it before any rank writes."""
@@ -77,18 +82,22 @@ class DirectorySaver:
         All servers find the same one, because nothing is published between their looks. What this process wrote before
         is remembered, because a network file system may hide the newest manifest for a while.
         """
-        step = self.directory / step_name(clock)
-        if not (step / MANIFEST).exists():
-            return 0
+        path = self.directory / step_name(clock) / MANIFEST
         try:
-            return load_manifest(step).revision + 1
+            return decode(path.read_bytes(), Revision, str(path), versions=None).revision + 1
+        except FileNotFoundError:
+            return 0
         except CheckpointError:
             return 0  # damaged: nobody can read it any more, so none of its files is worth keeping
+        except OSError as error:
+            raise MpipsError(f"checkpoint {path}: cannot be read on {socket.gethostname()}: {error.strerror}") from error
 
 
 def json_values(meta: Any) -> Any:
     """Return `meta` as it will come back from the manifest (tuples become lists), or raise UsageError."""
     try:
-        return json.loads(json.dumps(meta, allow_nan=False))
+        text = json.dumps(meta, allow_nan=False, ensure_ascii=False)
+        text.encode()  # half a surrogate pair, as Python has bytes of a file's name that are not UTF-8, is no JSON
+        return json.loads(text)
     except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(f"checkpoint meta: not JSON values: {error}") from error

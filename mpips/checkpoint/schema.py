@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any, TypeVar
@@ -196,6 +196,12 @@ class Manifest(Frozen, frozen=True, kw_only=True):
     meta: Any
 
 
+class Revision(Frozen, frozen=True):
+    """Of a manifest, maybe of a later version, what a writer must know so that it touches none of its files."""
+
+    revision: int
+
+
 class ShardTable(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     """The blocks of one table in a shard; they lie one after another in the order of these lists.
 
@@ -293,8 +299,8 @@ def encode(record: Manifest | ShardIndex) -> bytes:
     return b'{"crc32": "%08x",\n' % zlib.crc32(rest) + rest
 
 
-def decode(raw: bytes, kind: type[T], where: str) -> T:
-    """Return the record of a JSON text, or raise CheckpointError that starts with `where`."""
+def decode(raw: bytes, kind: type[T], where: str, versions: Sequence[int] | None = VERSIONS) -> T:
+    """Return the record of a JSON text, or raise CheckpointError that starts with `where`; `versions` None takes any."""
     line = LINE.match(raw)
     if line is None or int(line[1], 16) != zlib.crc32(raw[line.end():]):
         raise CheckpointError(f"{where}: damaged, its checksum does not match")
@@ -302,8 +308,8 @@ def decode(raw: bytes, kind: type[T], where: str) -> T:
         head = msgspec.json.decode(raw, type=_Head)
         if head.format != FORMAT:
             raise CheckpointError(f"{where}: format {head.format!r} is not {FORMAT!r}")
-        if head.version not in VERSIONS:
-            raise CheckpointError(f"{where}: format version {head.version}, this mpips reads {' and '.join(map(str, VERSIONS))}")
+        if versions is not None and head.version not in versions:
+            raise CheckpointError(f"{where}: format version {head.version}, this mpips reads {' and '.join(map(str, versions))}")
         return msgspec.json.decode(raw, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{where}: {error}") from error

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -85,3 +86,14 @@ def test_a_disk_error_names_the_file(tmp_path: Path) -> None:
     words = f"checkpoint {final}: cannot be written on .*No such file"
     with pytest.raises(MpipsError, match=words), replacing(final, Life()) as path:
         path.write_bytes(b"x")
+
+
+def test_a_disk_that_does_not_even_remove_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that has become read-only."""
+    def refuse(self: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(self))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(MpipsError, match=f"checkpoint {tmp_path}/s/m.json: cannot be written on .*: Read-only file system"), \
+            replacing(tmp_path / "s" / "m.json", Life()) as path:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))

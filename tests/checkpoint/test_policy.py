@@ -55,6 +55,25 @@ def test_a_full_disk_is_named_and_nothing_stays(tmp_path: Path, monkeypatch: pyt
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_checkpoint_that_cannot_be_looked_at_is_named_before_anything_begins(tmp_path: Path) -> None:
+    """Nobody knows whether it is the newest; at the first checkpoint it would be too late to say so."""
+    (tmp_path / "step-00000010" / "manifest.json").mkdir(parents=True)
+    with pytest.raises(UsageError, match=rf"^checkpoint directory {tmp_path}: \S*/step-00000010/manifest.json: Is a directory$"):
+        Checkpoints(tmp_path).check()
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000010"]
+
+
+def test_a_relative_directory_stays_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    saver = Checkpoints("runs").bind(seed=0)
+    monkeypatch.chdir("elsewhere")
+    for _ in making.saving(saver, Cut((1,)), 1, TABLES, making.truth(TABLES)):
+        pass
+    assert verify(tmp_path / "runs" / "step-00000001").ok
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
 def test_latest_is_the_one_completed_last(tmp_path: Path) -> None:
     """Not the one of the highest clock: that may be an older run's."""
     for clock in (9, 100, 20, 1_000_000_000):
@@ -134,7 +153,7 @@ def test_bound_it_writes_seed_and_meta(tmp_path: Path) -> None:
     assert verify(tmp_path / "step-00000002").ok
 
 
-@pytest.mark.parametrize("meta", [object(), {"x": float("nan")}, [{1, 2}], {"x": 1j}])
+@pytest.mark.parametrize("meta", [object(), {"x": float("nan")}, [{1, 2}], {"x": 1j}, {"file": "\udcff"}])
 def test_meta_that_is_not_json_is_refused(tmp_path: Path, meta: Any) -> None:
     with pytest.raises(UsageError, match="checkpoint meta: not JSON"):
         Checkpoints(tmp_path).bind(seed=0, meta=meta)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import signal
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -205,6 +208,39 @@ def test_a_damaged_checkpoint_is_replaced_too(tmp_path: Path) -> None:
     making.save(tmp_path, TABLES, clocks=(7, 7), salt=1)
     assert verify(step).ok
     assert holds(Saved(step), 1)
+
+
+def test_one_of_a_later_version_is_whole_until_it_is_replaced(tmp_path: Path) -> None:
+    """This mpips cannot read it; the one that wrote it can."""
+    step = making.save(tmp_path, TABLES, clocks=(7, 7))
+    rest = (step / "manifest.json").read_bytes().split(b"\n", 1)[1].replace(b'"version":1', b'"version":99')
+    (step / "manifest.json").write_bytes(b'{"crc32": "%08x",\n' % zlib.crc32(rest) + rest)
+    before = {path.name: path.read_bytes() for path in step.iterdir() if path.name != "model.h5"}
+    for _ in making.saving(DirectorySaver(tmp_path), CUT, 2, TABLES, making.truth(TABLES, 1)):
+        if (step / "manifest.json").read_bytes() == before["manifest.json"]:
+            assert {path.name: path.read_bytes() for path in step.iterdir() if path.name in before} == before
+    assert verify(step).ok
+    assert holds(Saved(step), 1)
+
+
+@pytest.mark.parametrize("name", ["step-00000007", "step-00000005"])
+def test_a_manifest_that_the_disk_does_not_give_is_named_and_nothing_is_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                                                name: str) -> None:
+    for clock in (5, 7):
+        making.save(tmp_path, TABLES, clocks=(clock, clock), salt=clock)
+    before = {path: path.read_bytes() for path in tmp_path.glob("*/*")}
+    real = io.open
+
+    def broken(path: Any, *args: Any, **kwargs: Any) -> Any:
+        if Path(path) == tmp_path / name / "manifest.json":
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return real(path, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(io, "open", broken)
+        with pytest.raises(MpipsError, match=f"^checkpoint {tmp_path / name / 'manifest.json'}: .*: Input/output error$"):
+            making.save(tmp_path, TABLES, clocks=(7, 7))
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_what_cannot_be_removed_stays_and_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
