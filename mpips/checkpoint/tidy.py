@@ -13,7 +13,8 @@ from msgspec import structs
 
 from mpips.checkpoint.disk import Life, commit, is_temporary, replacing, sync_directory
 from mpips.checkpoint.master import intact, write_master
-from mpips.checkpoint.schema import MANIFEST, MASTER, Manifest, encode, is_shard, load_manifest, steps
+from mpips.checkpoint.order import complete
+from mpips.checkpoint.schema import MANIFEST, MASTER, Manifest, encode, is_shard, load_manifest, step_name, steps
 from mpips.errors import CheckpointError
 
 log = logging.getLogger("mpips.checkpoint")
@@ -42,14 +43,15 @@ def unnamed(step: Path, manifest: Manifest) -> list[Path]:
 
 
 def prune(directory: Path, clock: int, keep_last: int, life: Life) -> Iterator[None]:
-    """Remove complete checkpoints before `clock` so that `keep_last` with the one of `clock` remain.
+    """Remove complete checkpoints before `clock` so that `keep_last` with the one of `clock` remain: those completed last.
 
     Those of later clocks belong to a run that this one has left by resuming from an earlier point; they, and incomplete
     ones, are not touched. What is removed stops being complete first. What cannot be removed (somebody has made it
     read-only to keep it, or it is another person's) stays, and the run goes on.
     """
-    old = [step for at, step in steps(directory) if at <= clock and (step / MANIFEST).is_file()]
-    for step in old[:-keep_last]:
+    before = {step for at, step in steps(directory) if at <= clock and step.name != step_name(clock)}
+    old = [step for step in complete(directory) if step in before]  # maybe some of a run that this one has begun anew
+    for step in old[: max(len(old) + 1 - keep_last, 0)]:
         life.check(directory)
         try:
             yield from remove(step)

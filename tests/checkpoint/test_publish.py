@@ -280,6 +280,15 @@ def test_keep_last_removes_only_older_complete_ones(tmp_path: Path) -> None:
     assert (tmp_path / "step-00000030").exists()
 
 
+def test_keep_last_keeps_what_this_run_has_completed_rather_than_what_one_before_it_has(tmp_path: Path) -> None:
+    """A run that began anew, with another `every`, in the directory of an older one."""
+    for clock in (100, 200, 300):
+        making.save(tmp_path, TABLES, clocks=(clock,), keep_last=None)
+    for clock in (150, 300):
+        making.save(tmp_path, TABLES, clocks=(clock,), salt=1, keep_last=2)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["step-00000150", "step-00000300"]
+
+
 def test_a_directory_that_is_not_shared_is_said(tmp_path: Path) -> None:
     for _ in DirectorySaver(tmp_path).write_shard(CUT, 0, 2, making.pieces(TABLES, 2, 0, making.truth(TABLES))):
         pass
