@@ -24,7 +24,7 @@ from mpips.directory import owners
 from mpips.optim import drawing
 from mpips.optim.rows import RowFold
 from mpips.server.logs import Piece
-from mpips.server.population import NOBODY, Population
+from mpips.server.population import NOBODY, Population, least
 from mpips.server.saving import Restored, RowPiece, RowShard, RowState
 from mpips.table import Rows
 from mpips.transport.base import Array, Transport
@@ -126,12 +126,8 @@ class RowTable:
             mine = np.flatnonzero(owners(piece.ids, self._servers) == self._server)
             if self.table.when_full == "error":
                 self.population.check(len(mine))
-            else:  # saved by more servers, which had a little more room
-                mine = mine[: len(self.population.owners)]
-                gone = self.population.surplus(len(mine), np.empty(0, np.int64), lambda: self._worth(clock))
-                self.population.leave(gone)
-                self.population.owners[gone] = NOBODY
-                self.counters["evicted"] += len(gone)
+            else:
+                mine = self._fitting(self.population, piece, mine, clock)
             at = self.population.enter(piece.ids[mine], 0)
             self.population.owners[at] = piece.ids[mine]
             self.population.seen[at] = piece.slots[SEEN][mine]
@@ -141,6 +137,25 @@ class RowTable:
             slot[at] = piece.slots[name][mine]
         if self._folded is not None:
             self._folded[at] = piece.slots[FOLDED][mine] if FOLDED in piece.slots else clock - 1
+
+    def _fitting(self, people: Population, piece: RowPiece, mine: Array, clock: int) -> Array:
+        """Return those of `mine` for which there is room; saved by more servers, which had a little more of it, some must die.
+
+        Those that came before may be worth less than these, or more.
+        """
+        lack = len(people) + len(mine) - len(people.owners)
+        if lack <= 0:
+            return mine
+        here = np.flatnonzero(people.lives)
+        folded = piece.slots[FOLDED][mine] if FOLDED in piece.slots else None
+        theirs = self._worth_of(piece.slots[SEEN][mine], piece.folds[mine].astype(np.int64) * 2, piece.value[mine], folded, clock)
+        worth = np.concatenate([self._worth(clock)[here], theirs])
+        gone = least(worth, np.concatenate([people.owners[here], piece.ids[mine]]), lack)
+        self.counters["evicted"] += len(gone)
+        at = here[gone[gone < len(here)]]
+        people.leave(at)
+        people.owners[at] = NOBODY
+        return np.delete(mine, gone[gone >= len(here)] - len(here))
 
     def find(self, ids: Array) -> Array:
         """Return where rows lie, as clients name them (ids may repeat), -1 of those that do not live."""
@@ -253,13 +268,17 @@ class RowTable:
     def _worth(self, clock: int) -> Array:
         """By row, what speaks for keeping it in this clock."""
         assert self.population is not None
+        return self._worth_of(self.population.seen, self.marks - self._born, self.values, self._folded, clock)
+
+    def _worth_of(self, seen: Array, marks: Array, values: Array, folded: Array | None, clock: int) -> Array:
+        """The same of rows with these properties."""
         if self.table.when_full == "oldest":
-            return self.population.seen
+            return seen
         if self.table.when_full == "rarest":
-            return self.marks - self._born
-        norms: Array = np.einsum("ij,ij->i", self.values, self.values)
-        if self._folded is not None:
-            norms *= (1 - self.table.decay) ** (2.0 * np.maximum(clock - self._folded - 1, 0))
+            return marks
+        norms: Array = np.einsum("ij,ij->i", values, values)
+        if folded is not None:
+            norms *= (1 - self.table.decay) ** (2.0 * np.maximum(clock - folded - 1, 0))
         norms[~np.isfinite(norms)] = -1  # nobody will miss these
         return norms
 

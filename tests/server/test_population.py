@@ -208,18 +208,26 @@ def test_sightings_outlast_a_resume(servers: tuple[int, int], capacity: int) -> 
     assert resumed(table(capacity=300), after, 2, 3, work, servers) == [3, 2] * 10  # they live
 
 
-def test_a_full_table_is_resumed_on_fewer_servers() -> None:
-    """Several have a little more room than one: some rows die."""
-    t = table(capacity=400, when_full="oldest")
+@pytest.mark.parametrize("when_full", ["oldest", "rarest", "smallest"])
+def test_a_full_table_is_resumed_on_fewer_servers(when_full: str) -> None:
+    """Several have a little more room than one: some rows die, and none of those is worth more than any that lives."""
+    t = table(capacity=400, when_full=when_full)
 
     def work(ps: Any) -> None:
-        for clock in range(ps.now, 5):
-            push(ps, np.arange(150) + 150 * clock)
+        for clock in range(ps.now, 10):
+            some = np.random.default_rng(clock)
+            push(ps, np.unique(some.zipf(1.2, 150) % 2000), float(some.integers(1, 20)))
+
+    def worth(piece: Any) -> Any:
+        return {"oldest": piece.slots["seen"], "rarest": piece.folds, "smallest": (piece.value ** 2).sum(axis=1)}[when_full]
 
     saver = Recorder()
     play([t], work, workers=1, servers=3, saver=saver, at_end=True)
-    pieces = play([t], work, workers=1, servers=1, restored=saver.restored(), clocks=[5])["server 0"]
-    assert 300 < sum(len(piece.ids) for piece in pieces) <= 400
+    before = {k: w for p in saver.restored().rows(t, 0, 1) for k, w in zip(p.ids.tolist(), worth(p).tolist(), strict=True)}
+    pieces = play([t], work, workers=1, servers=1, restored=saver.restored(), clocks=[10])["server 0"]
+    alive = {k for piece in pieces for k in piece.ids.tolist()}
+    assert len(alive) == 400 < len(before)
+    assert max(before[k] for k in before.keys() - alive) <= min(before[k] for k in alive)
 
 
 def test_a_client_does_not_remember_all_who_ever_lived() -> None:
