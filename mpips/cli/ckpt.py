@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mpips.checkpoint.read import Saved
 
 SHOWN = 1000  # elements that `show` prints without being asked for rows
+NAME = 20  # characters of a name that are in one line on a narrow terminal, too
 HEAD = 6  # rows that it prints of a larger table
 
 
@@ -284,6 +285,9 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
         from rich.text import Text
 
         table = Table(*header)
+        for column in table.columns:
+            column.overflow = "fold"  # on a narrow terminal; an end that is cut off may be what is looked for
+        table.columns[0].min_width = min(NAME, max(len(row[0]) for row in (header, *rows)))
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
         Console().print(table)

@@ -227,6 +227,16 @@ def test_tables_on_a_terminal_are_drawn_by_rich(step: Path, capsys: pytest.Captu
     assert "step-00000008" in out
 
 
+def test_nothing_is_cut_off_on_a_narrow_terminal(step: Path, capsys: pytest.CaptureFixture[str],
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    (step / "manifest.json").write_bytes(b"{}")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    out = told(capsys, "ls", step.parent)
+    assert "…" not in out
+    assert "step-00000008" in out, "the name is in one piece"
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0s"), (59, "59s"), (60, "1m"), (7200, "2h"), (86400 * 3, "3d")])
 def test_ages(seconds: float, text: str) -> None:
     assert ckpt._age(seconds) == text
