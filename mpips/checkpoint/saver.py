@@ -21,6 +21,8 @@ from mpips.table import Table
 if TYPE_CHECKING:
     from mpips.server.saving import Cut, Piece, RowShard
 
+NEAR = 60  # characters before a wrong one that an error shows
+
 
 class DirectorySaver:
     """Writes checkpoints into one directory.
@@ -97,7 +99,10 @@ def json_values(meta: Any) -> Any:
     """Return `meta` as it will come back from the manifest (tuples become lists), or raise UsageError."""
     try:
         text = json.dumps(meta, allow_nan=False, ensure_ascii=False)
-        text.encode()  # half a surrogate pair, as Python has bytes of a file's name that are not UTF-8, is no JSON
+        text.encode()
         return json.loads(text)
+    except UnicodeEncodeError as error:  # half a surrogate pair, as Python has bytes of a file's name that are not UTF-8
+        where = text[max(0, error.start - NEAR) : error.end]
+        raise UsageError(f"checkpoint meta: not JSON values: not UTF-8 at the end of {where!r}") from None
     except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(f"checkpoint meta: not JSON values: {error}") from error
