@@ -39,7 +39,13 @@ class Clocks:
             link.tell_all(CLOCK, link.now)  # a resumed run
 
     def tick(self) -> int:
-        """End the step: every push of it is committed before the clock word is written. Returns the new clock."""
+        """End the step: every push of it is committed before the clock word is written. Returns the new clock.
+
+        Raises:
+            ProtocolError: inside `with gradients(...)`: its push, which comes when the block ends, would be of the next clock.
+        """
+        for name in self._link.filling:
+            raise ProtocolError(f"table '{name}': clock() inside `with gradients('{name}')`")
         if self._neighbours is not None:
             self._neighbours.complete()
         self._link.now += 1

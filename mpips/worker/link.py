@@ -38,7 +38,6 @@ class TableState:
         newest: number and clock of the last push.
         earlier: number of the last push of a clock before that one.
         told: whether servers on this node are told of each block that has arrived, where there are enough of them (`Group.told`).
-        filling: whether `gradients()` has given its next mailbox half away.
         closed: the clock for which it is closed (staleness 0), -1 if none.
     """
 
@@ -50,7 +49,6 @@ class TableState:
     newest: tuple[int, int] = (0, -1)
     earlier: int = 0
     told: bool = False
-    filling: bool = False
     closed: int = -1
 
     def pushed(self, number: int, clock: int) -> None:
@@ -83,6 +81,7 @@ class Link:
     tries: int = 0  # number of the last push that was begun
     holds: int = 0  # holds asked for
     requests: int = 0  # tables asked for
+    filling: set[str] = field(default_factory=set)  # tables of which `gradients()` has given the next mailbox half away
     combines: bool = False  # whether the workers of this node add up their gradients, see `neighbours`
     rings: dict[int, Ring] = field(default_factory=dict)  # by server, of this worker, if there are any
     logs: dict[int, Ring] = field(default_factory=dict)  # by server, this worker's logs, see `row_push`

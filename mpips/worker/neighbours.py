@@ -35,7 +35,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mpips.errors import ProtocolError
 from mpips.layout import align
 from mpips.table import Dense, Table
 from mpips.transport.base import Array
@@ -148,13 +147,9 @@ class Neighbours:
         """End this worker's part in the current clock, as its sender if it is that; before the servers are told of the clock.
 
         Raises:
-            ProtocolError: inside `with gradients(...)` of a table that is added up here: its memory is used for the sum.
             WaitTimeout: other workers of the node do not complete it.
         """
         link, clock = self._link, self._link.now
-        for state in link.tables.values():
-            if state.filling and self.has(state):
-                raise ProtocolError(f"table '{state.table.name}': clock() inside `with gradients('{state.table.name}')`")
         self._mine[CLOCK] = clock + 1
         self._shared.sync()
         self._wait(lambda: self._sends(clock) is not None, clock, self._members[: self._shared.me])

@@ -264,7 +264,7 @@ def wait_half(link: Link, group: Group) -> None:
 def check_open(link: Link, group: Group) -> None:
     """Raise ProtocolError if a table takes no push now, or no more in this clock."""
     for state in group.states:
-        if state.filling:
+        if state.table.name in link.filling:
             raise ProtocolError(f"table '{state.table.name}': a push inside `with gradients('{state.table.name}')`")
         if state.closed == link.now:
             raise ProtocolError(f"table '{state.table.name}' is closed for clock {link.now}: it has been pushed already; "

@@ -61,7 +61,7 @@ class Short:
                 or not gradient.flags.c_contiguous):
             return False
         t, now = link.transport, link.now
-        if state.filling or state.closed == now:
+        if state.closed == now or self._table.name in link.filling:
             return False
         link.boundary()
         if spoiled(self._table, gradient.reshape(-1)):

@@ -114,13 +114,13 @@ class Gradients:
             wait_half(link, group)
             run = state.runs[0]
             values = _piece(whole, link.plan.maps[run.server].mailbox(link.index, state.pushes & 1) + run.offset, state)
-        state.filling = True
+        link.filling.add(state.table.name)
         self._values = values
         return values.reshape(state.table.shape)
 
     @takes_turn
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        self._state.filling = False
+        self._link.filling.discard(self._state.table.name)
         if kind is None:
             self._settle()  # what was begun inside
             group = self._link.group((self._state.table.name,))

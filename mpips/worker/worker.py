@@ -272,7 +272,11 @@ class Worker(Client):
         """Return a context manager for an array to write a dense table's gradient into; it is pushed when the block ends.
 
         The array is uninitialised. Where possible it is the mailbox's own memory (`zero_copy` of the manager tells, inside the
-        block), which saves a copy. If the block raises, nothing is pushed.
+        block), which saves a copy. If the block raises, nothing is pushed. `clock()` comes after the block.
+
+        Raises:
+            UnknownTable, UsageError: no such table, or one of rows.
+            ProtocolError: the table (staleness 0) has been pushed in this clock already; in `clock()`, if called inside the block.
 
         >>> with ps.gradients("w") as g:                                              # doctest: +SKIP
         ...     np.matmul(x.T, error, out=g)

@@ -87,6 +87,21 @@ def test_a_gradient_in_place_begins_when_its_block_does() -> None:
     assert mpips.run(work, [Dense("w", (1,), optim.Add(), staleness=None)], device="cpu") == [13.0]
 
 
+def test_a_clock_does_not_end_inside_gradients() -> None:
+    """The push, which comes when the block ends, would silently be of the next clock."""
+    def work(ps: Worker) -> tuple[float, int]:
+        with ps.gradients("w") as gradient:
+            gradient[...] = 1
+            with pytest.raises(ProtocolError, match=r"clock\(\) inside `with gradients\('w'\)`"):
+                ps.clock()
+        with pytest.raises(KeyError), ps.gradients("v"):
+            raise KeyError
+        now = ps.clock()
+        return float(ps.pull("w")[0]), now
+
+    assert mpips.run(work, [Dense(name, (1,), optim.Add()) for name in "wv"], device="cpu") == [(1.0, 1)]
+
+
 def test_what_is_added_up_is_not_applied() -> None:
     def work(ps: Worker) -> None:
         handle = ps.ipush("w", np.ones(1, np.float32), more=True)
