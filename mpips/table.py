@@ -204,8 +204,8 @@ class Dense(Table):
 class Rows(Table):
     """A table of rows, such as embeddings: a pull or push moves only the rows it names.
 
-    With `rows=N` the ids are 0 to N - 1 and every row exists from the start. With `rows=None` any int64 is an id, and a row is
-    created when it is first pushed; until then a pull returns its initial value.
+    With `rows=N` the ids are 0 to N - 1 and every row exists from the start. With `rows=None` any int64 is an id (hashes in uint64
+    become that by `.view(np.int64)`), and a row is created when it is first pushed; until then a pull returns its initial value.
 
     Args:
         name, optimizer, init, staleness, combine, nonfinite: as for `Dense`. The initial value of a row depends only on the seed,

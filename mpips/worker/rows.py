@@ -65,6 +65,8 @@ def ids_of(device: Device | None, table: Rows, rows: Any, verb: str) -> Array:
     last = (1 << 63 if table.rows is None else table.rows) - 1
     if high > last or (low < 0 and table.rows is not None):
         known = f"its rows are 0 to {last}" if last >= 0 else "it has no rows"
+        if table.rows is None:  # negative ones are ids, too
+            known = "any int64 is an id; hashes of 64 bits without sign become that by .view(np.int64)"
         raise UsageError(f"table '{table.name}': row {high if high > last else low} in a {verb}; {known}")
     return np.array(ids, np.int64, order="C")
 

@@ -332,6 +332,7 @@ def test_nonfinite_gradients_are_refused_or_left_out() -> None:
     (lambda ps: ps.push("d", np.ones(3, "f4"), offsets=[0]), "go with rows="),
     (lambda ps: ps.pull("t", rows=[[1], [1, 2]]), "array of whole numbers"),
     (lambda ps: ps.pull("t", rows=np.array([1 << 63], np.uint64)), "row 9223372036854775808"),
+    (lambda ps: ps.pull("hashed", rows=[1 << 63]), r"row 9223372036854775808 in a pull; any int64 is an id; .*\.view\(np\.int64\)"),
 ])
 def test_bad_input_is_refused_and_changes_nothing(call: Any, says: str) -> None:
     def work(ps: Any) -> Any:
@@ -341,7 +342,8 @@ def test_bad_input_is_refused_and_changes_nothing(call: Any, says: str) -> None:
         ps.clock()
         return bool((ps.pull("t") == before).all())
 
-    assert play([table(), Dense("d", (3,), optim.Add())], work, workers=1)["worker 0"]
+    tables = [table(), table("hashed", rows=None, capacity=9), Dense("d", (3,), optim.Add())]
+    assert play(tables, work, workers=1)["worker 0"]
 
 
 def test_shapes_of_ids() -> None:
