@@ -26,7 +26,7 @@ from mpips.transport.model import World
 from mpips.transport.places import Endpoint, Window
 from mpips.transport.plan import Plan, make_plan
 from mpips.transport.shared import Shared
-from mpips.transport.words import END, NEVER, Map, Words
+from mpips.transport.words import NEVER, Map, Words
 from mpips.worker import Reader, Worker, row_push
 from mpips.worker.group import Group
 from mpips.worker.link import Link
@@ -114,7 +114,7 @@ def build(tables: list[Dense], work: Callable[[Worker], Any], *, workers: int = 
             else:
                 assert read is not None
                 results[f"reader {k - workers}"] = read(Reader(link))
-                link.tell_all(END, 1)
+                link.end(1)
         return go
 
     for s in range(servers):
@@ -284,7 +284,7 @@ def explorer(tables: list[Dense], work: Callable[[Worker], Any], *, workers: int
             else:
                 assert read is not None
                 read(Reader(link))
-                link.tell_all(END, 1)
+                link.end(1)
         return go
 
     found = Explorer(plan(), limit=limit)

@@ -219,7 +219,7 @@ def _read(job: Job, transport: Rma, plan: Plan, index: int, trace: Trace | None)
     job.read(Reader(link))
     if background is not None:
         background.close()
-    link.tell_all(END, 1)
+    link.end(1)
 
 
 def _leave(comm: MPI.Comm, transport: Rma, plan: Plan, limit: float) -> None:

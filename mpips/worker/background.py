@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar, cast
 
-from mpips.errors import WaitTimeout
+from mpips.errors import ProtocolError, WaitTimeout
 from mpips.transport.base import SHORTEST, Backoff, Transport
 
 LEAST, MOST = 1 << 20, 64 << 20  # bytes of a pull that are read in one turn, fewer after one
@@ -97,11 +97,18 @@ class Background:
 
 
 def takes_turn(verb: F) -> F:
-    """Let nothing that was begun go on while this method of a client, or of what a client gave, is running."""
+    """Let nothing that was begun go on while this method of a client, or of what a client gave, is running.
+
+    Once the client has ended its methods raise ProtocolError: there is nobody to ask, the windows may be gone.
+    """
 
     @functools.wraps(verb)
     def alone(self: Any, *args: Any, **options: Any) -> Any:
-        background: Background | None = self._link.background
+        link = self._link
+        if link.ended:
+            raise ProtocolError(f"{link.name} has ended: its verbs are for the function that run() calls, which may return what is "
+                                "needed later")
+        background: Background | None = link.background
         if background is None:
             return verb(self, *args, **options)
         with background.turn:

@@ -174,4 +174,4 @@ class Clocks:
         """Say that this client is gone; it holds nobody back any more."""
         if self._neighbours is not None:
             self._neighbours.end()
-        self._link.tell_all(END, self._link.now + 1)
+        self._link.end(self._link.now + 1)

@@ -82,6 +82,7 @@ class Link:
     holds: int = 0  # holds asked for
     requests: int = 0  # tables asked for
     filling: set[str] = field(default_factory=set)  # tables of which `gradients()` has given the next mailbox half away
+    ended: bool = False  # whether this client has said that it is gone
     combines: bool = False  # whether the workers of this node add up their gradients, see `neighbours`
     rings: dict[int, Ring] = field(default_factory=dict)  # by server, of this worker, if there are any
     logs: dict[int, Ring] = field(default_factory=dict)  # by server, this worker's logs, see `row_push`
@@ -154,6 +155,11 @@ class Link:
         self.stats["wait_seconds"] += seconds
         if self.trace is not None and seconds:
             self.trace.add("wait", time.perf_counter() - seconds, clock=self.now, what=what)
+
+    def end(self, value: int) -> None:
+        """Say that this client is gone: a worker's last clock and one more, a reader's 1."""
+        self.tell_all(END, value)
+        self.ended = True
 
     def all_flush(self) -> None:
         """Complete everything on every server."""

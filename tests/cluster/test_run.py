@@ -85,6 +85,24 @@ def test_a_loop_without_clock_is_told_about_it() -> None:
         mpips.run(work, [TABLE], device="cpu")
 
 
+@pytest.mark.parametrize("late", [
+    lambda ps: ps.pull("w"), lambda ps: ps.pull("w", out=np.empty(3, np.float32)), lambda ps: ps.push("w", GRADIENT),
+    lambda ps: ps.clock(), lambda ps: ps.view("w").__enter__(), lambda ps: ps.ipull(["w"]), lambda ps: ps.barrier(),
+])
+def test_a_worker_has_no_verbs_after_its_end(late: Any) -> None:
+    """In one process they would seem to work; beside other ranks the windows are gone."""
+    kept: list[mpips.Worker] = []
+
+    def work(ps: mpips.Worker) -> None:
+        ps.pushpull({"w": GRADIENT})
+        kept.append(ps)
+
+    mpips.run(work, [TABLE], device="cpu")
+    with pytest.raises(ProtocolError, match="worker 0 has ended: its verbs are for the function that run"):
+        late(kept[0])
+    assert (kept[0].now, kept[0].stats["pushes"], repr(kept[0])) == (1, 1, "<worker 0 of 1, clock 1>")
+
+
 @pytest.mark.parametrize(("threads", "environ", "found"), [
     (None, {}, 1), (3, {"OMP_NUM_THREADS": "2"}, 3), (None, {"OMP_NUM_THREADS": "2", "SLURM_CPUS_PER_TASK": "8"}, 2),
     (None, {"SLURM_CPUS_PER_TASK": "8"}, 8), (None, {"OMP_NUM_THREADS": ""}, 1), (None, {"OMP_NUM_THREADS": "4,2"}, 4),
