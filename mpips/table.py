@@ -163,8 +163,9 @@ class Dense(Table):
         staleness: how many clocks a worker may run ahead of the slowest one. 0: bulk synchronous (BSP); n: stale synchronous
             (SSP; Ho et al., NIPS 2013); None: no limit, asynchronous (ASP).
         dtype: "float32", "float64", "float16" or "bfloat16", of pulled values and of gradients.
-        combine: "sum" or "mean" of the workers' gradients. With staleness 0 those of one clock are combined; otherwise every push
-            is an update of its own, and "mean" divides it by the number of workers, so that a learning rate means the same.
+        combine: "sum" or "mean" of the workers' gradients. With staleness 0 those of one clock are combined: a worker that pushes
+            nothing in it counts as zeros, one that has ended counts no more. Otherwise every push is an update of its own, and
+            "mean" divides it by the number of workers of the run, so that a learning rate means the same.
         nonfinite: what to do with a gradient that has NaN or Inf: "raise" `NonFiniteGradient`, "skip" that push and count it, or
             "allow" it. "allow" does not check, which saves up to a third of a large push.
         master: whether a float16 or bfloat16 table keeps a float32 copy that the optimizer updates.

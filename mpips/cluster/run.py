@@ -130,8 +130,9 @@ def run(work: Callable[[Worker], Any], tables: Sequence[Table], *, servers: int 
     | checkpoint | `mpips.Checkpoints(directory, every=, keep_last=, resume=)`                                       |
     | device     | where workers get their arrays: "cpu", for a `work` of NumPy; "gpu", or "auto" (a GPU if CuPy     |
     |            | finds one), for one that makes its arrays with `ps.xp`: the two kinds do not mix                  |
-    | timeout    | seconds after which any wait ends the job, with a line that says who waited for whom; a checkpoint |
-    |            | may take longer, as long as the servers get on with it                                            |
+    | timeout    | seconds after which any wait ends the job, with a line that says who waited for whom: more than    |
+    |            | the longest step takes, and than what a worker or reader still does when the others have ended.   |
+    |            | A checkpoint may take longer, as long as the servers get on with it                               |
     | nodes      | "real"; "single" treats each rank as alone on its node (tests, benchmarks)                        |
     | reserve    | spare bytes on each server for tables made later by `Worker.create`                               |
     | mailboxes  | bytes on each server for gradients on their way. None: room for two whole gradients of each worker; |

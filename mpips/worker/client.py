@@ -215,7 +215,8 @@ class Client:
         """Return a context manager for a dense table as a read-only NumPy array, valid until this worker's next `clock()`.
 
         It is the server's own memory, without a copy, if the table has staleness 0 and lies whole on a server of this node
-        (`zero_copy` of the manager tells, inside the block); otherwise a copy.
+        (`zero_copy` of the manager tells, inside the block); otherwise a copy. That memory is gone after the run: to look at a
+        kept array then is a crash (SIGSEGV).
 
         >>> with ps.view("w") as w:                                                   # doctest: +SKIP
         ...     loss = float(((x @ w - y) ** 2).mean())

@@ -200,7 +200,8 @@ class Worker(Client):
         Args:
             rows: the most rows to keep.
             keep: which rows to keep when there is no room, those used most recently ("lru") or most often ("lfu").
-            clocks: for a table with staleness None, and only there: for how many clocks a cached row may be used.
+            clocks: for a table with staleness None, where it must be given, and only there: for how many clocks a cached row may
+                be used.
             own: whether this worker's pulls must contain its own pushes; pushing a row then drops it from the cache. If False, its
                 own pushes may be missing for as long as those of others.
 
@@ -305,7 +306,13 @@ class Worker(Client):
 
     @takes_turn
     def barrier(self) -> None:
-        """Wait until every worker that has not ended has called `barrier()` as often as this one."""
+        """Wait until every worker that has not ended has called `barrier()` as often as this one.
+
+        What they have pushed is committed then. It is in a pull of all of them, whatever the staleness, if each has waited for its
+        last push to be applied:
+
+        >>> ps.ipush("w", gradient).wait(applied=True); ps.barrier(); w = ps.pull("w")    # doctest: +SKIP
+        """
         self._settle()
         self._clocks.barrier()
 
