@@ -279,5 +279,8 @@ def restore(job: Job) -> Restored | None:
     restored = job.checkpoint.restore()
     if restored is not None:
         restored.check(job.tables, more=job.reserve > 0, seed=job.seed)  # tables that were created later are created again
-        print(f"mpips: resumed from {restored.path}, clock {max(restored.clocks)}", file=sys.stderr, flush=True)
+        declared = {table.name for table in job.tables}
+        later = ", ".join(name for name in restored.tables if name not in declared)
+        wanted = f"; the next checkpoint has table {later} only if it is created again before" if later else ""
+        print(f"mpips: resumed from {restored.path}, clock {max(restored.clocks)}{wanted}", file=sys.stderr, flush=True)
     return restored

@@ -342,7 +342,8 @@ class Worker(Client):
         """Create a dense table in the spare space of `run(reserve=...)`; return when it exists on every server.
 
         Any worker may create it, and several may create the same one: the first request counts. If there are checkpoints and all
-        tables have staleness 0, this waits until every worker has come to the caller's clock.
+        tables have staleness 0, this waits until every worker has come to the caller's clock. A resumed run creates it again,
+        before its first use and the next checkpoint: it begins with the values of the checkpoint that the run started from.
 
         Raises:
             UsageError: it exists and is declared differently, there is no room for it, or it starts from `init.array`.

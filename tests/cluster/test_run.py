@@ -156,6 +156,26 @@ def test_rows_that_are_yet_to_be_born_follow_from_one_seed(tmp_path: Path, table
         go(4, "latest")
 
 
+def test_a_resumed_run_is_told_which_tables_it_must_create_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They would silently be missing in its checkpoints."""
+    def go(*names: str) -> tuple[list[Any] | None, str]:
+        def work(ps: mpips.Worker) -> float:
+            for name in names:
+                ps.create(mpips.Dense(name, (3,), mpips.optim.Add()))
+                ps.push(name, GRADIENT)
+            ps.clock()
+            return sum(float(ps.pull(name)[0]) for name in names)
+
+        done = mpips.run(work, [TABLE], device="cpu", reserve=1 << 12, checkpoint=mpips.Checkpoints(tmp_path, resume="auto"))
+        return done, capsys.readouterr().err
+
+    assert go("head", "tail") == ([2.0], "")
+    for done, said in (go("head", "tail"), go()):
+        assert done in ([4.0], [0.0])
+        assert "table head, tail only if it is created again" in said
+    assert "created" not in go()[1]
+
+
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="there is no list of open files")
 def test_a_checkpoint_is_closed_once_the_servers_have_started_from_it(tmp_path: Path) -> None:
     def shards(ps: Any) -> list[str]:
