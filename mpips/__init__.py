@@ -26,7 +26,7 @@ from mpips.cluster import early
 from mpips.table import Dense, Rows
 
 if TYPE_CHECKING:
-    from mpips import models, nn, optim, train
+    from mpips import models, nn, optim, sampling, train
     from mpips.checkpoint import Checkpoints
     from mpips.checkpoint.read import Saved
     from mpips.cluster.run import run
@@ -39,7 +39,7 @@ early.install()
 
 __all__ = [
     "Checkpoints", "Dense", "Reader", "Rows", "Saved", "Worker", "__version__", "errors", "fit", "init", "models", "nn", "optim",
-    "run", "train",
+    "run", "sampling", "train",
 ]
 
 _LATER = {  # name -> module it is found in, imported when it is first asked for
@@ -55,7 +55,7 @@ _LATER = {  # name -> module it is found in, imported when it is first asked for
 def __getattr__(name: str) -> Any:
     if name in _LATER:
         return getattr(importlib.import_module(_LATER[name]), name)
-    if name in ("models", "nn", "optim", "train"):
+    if name in ("models", "nn", "optim", "sampling", "train"):
         return importlib.import_module(f"mpips.{name}")
     raise AttributeError(f"module 'mpips' has no attribute {name!r}")
 

@@ -6,6 +6,7 @@ import ast
 import pydoc
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -135,6 +136,14 @@ def test_every_name_that_it_mentions_is_there() -> None:
     named = {name.removesuffix(".py") for name in re.findall(r"\bmpips(?:\.\w+)+", TEXT)}
     assert {"mpips.train.Config", "mpips.optim.clip_by_norm", "mpips.sampling.Sampler"} <= named
     assert [name for name in sorted(named) if pydoc.locate(name) is None] == []
+
+
+def test_every_name_that_it_mentions_is_there_after_one_import() -> None:
+    """`import mpips` is all that its examples do; here other tests have imported everything already."""
+    named = sorted({name.removesuffix(".py") for name in re.findall(r"\bmpips(?:\.\w+)+", TEXT)})
+    code = f"import mpips\nfor name in {named}:\n    eval(name)\nassert set(mpips.__all__) <= set(dir(mpips))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_its_figures_are_those_of_the_files(capsys: pytest.CaptureFixture[str]) -> None:
