@@ -114,6 +114,8 @@ class Optimizer:
             if key == "bounds":
                 object.__setattr__(self, key, _interval(value, where))
                 continue
+            if key == "lr" and callable(value):
+                raise UsageError(f"{where} {value!r:.40} is not one of mpips.optim.schedules, nor a number")
             value = number(value, where)
             low, high = self.limits.get(key, (0.0, math.inf))
             if not low <= value < high:

@@ -19,6 +19,17 @@ In a configuration file a schedule is a section, and a warmup goes before any of
 
 >>> [Warmup(Step(0.1, every=2, gamma=0.5), clocks=1).at(t) for t in range(5)]
 [0.05, 0.1, 0.1, 0.05, 0.05]
+
+One of your own is a dataclass of numbers, so that all ranks and the checkpoints can compare it:
+
+>>> from mpips.optim import SGD, Schedule
+>>> @dataclass(frozen=True)
+... class Harmonic(Schedule):
+...     lr: float
+...     def at(self, clock: int) -> float:
+...         return self.lr / (1 + clock)
+>>> SGD(Harmonic(0.1)).rate(1)
+0.05
 """
 
 from __future__ import annotations

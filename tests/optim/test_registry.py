@@ -60,6 +60,7 @@ def test_lr_as_a_dict_is_a_schedule() -> None:
     ("amsgrad", {"lr": 0.1, "beta2": 1.0}, "optimizer amsgrad: beta2"),
     ("nesterov", {"lr": 0.1, "momentum": -0.1}, "optimizer nesterov: momentum"),
     ("sgd", {"lr": -0.1}, r"optimizer sgd: lr -0.1 is not in \[0, inf\)"),
+    ("sgd", {"lr": abs}, "optimizer sgd: lr <built-in function abs> is not one of mpips.optim.schedules, nor a number"),
     ("sgd", {"lr": math.inf}, "optimizer sgd: lr inf is not a finite number"),
     ("sgd", {"lr": 0.1, "clip": 0}, "optimizer sgd: clip 0.0"),
     ("sgd", {"lr": 0.1, "weight_decay": math.nan}, "optimizer sgd: weight_decay nan"),
