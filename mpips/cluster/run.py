@@ -131,8 +131,8 @@ def run(work: Callable[[Worker], Any], tables: Sequence[Table], *, servers: int 
     | device     | where workers get their arrays: "cpu", for a `work` of NumPy; "gpu", or "auto" (a GPU if CuPy     |
     |            | finds one), for one that makes its arrays with `ps.xp`: the two kinds do not mix                  |
     | timeout    | seconds after which any wait ends the job, with a line that says who waited for whom: more than    |
-    |            | the longest step takes, and than what a worker or reader still does when the others have ended.   |
-    |            | A checkpoint may take longer, as long as the servers get on with it                               |
+    |            | the longest step takes. A checkpoint may take longer, as long as the servers get on with it. Who  |
+    |            | has ended waits for who still works up to 12 times as long: a last evaluation may take its time   |
     | nodes      | "real"; "single" treats each rank as alone on its node (tests, benchmarks)                        |
     | reserve    | spare bytes on each server for tables made later by `Worker.create`                               |
     | mailboxes  | bytes on each server for gradients on their way. None: room for two whole gradients of each worker; |
@@ -149,7 +149,7 @@ def run(work: Callable[[Worker], Any], tables: Sequence[Table], *, servers: int 
     Args:
         work: called with a `Worker`; returns None, bool, int, float, str, bytes, an array, or lists, tuples and dicts of these.
         tables: the tables, with unique names.
-        read: called with a `Reader`; it should return once `ps.done`: the others wait for it, at most `timeout` seconds.
+        read: called with a `Reader`; it should return once `ps.done`: the others wait for it, at most 12 times `timeout`.
         seed: of the initial values. A resumed run needs the same seed if it may still create rows (`mpips.Rows(rows=None)`) whose
             creation or initial values are random.
 

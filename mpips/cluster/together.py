@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,7 @@ log = logging.getLogger("mpips.server")
 
 RESULT = 1  # tag of a worker's result
 LEAST = LIMIT  # seconds, at least, for calls of MPI at start and end
+PATIENCE = 12  # times as long as others those wait who have ended: for a last evaluation, for what is made of the results
 FILL = 3600.0  # seconds, at least, for the servers to fill their windows: a large checkpoint may lie on a slow disk
 
 
@@ -192,8 +194,7 @@ def _gather(comm: MPI.Comm, roles: Roles, transport: Rma, plan: Plan, index: int
 
     if index > 0:
         request = comm.Isend([np.frombuffer(mine, np.uint8), MPI.BYTE], roles.workers[0], RESULT)
-        wait(transport, request.Test, f"worker {index}: worker 0 to take the result", lambda: _running(transport, plan), limit,
-             lambda: _life(transport, plan))
+        _wait_at_the_end(transport, plan, request.Test, f"worker {index}: worker 0 to take the result", limit)
         return None
     parts: dict[int, bytes] = {0: mine}
     status = MPI.Status()
@@ -207,8 +208,7 @@ def _gather(comm: MPI.Comm, roles: Roles, transport: Rma, plan: Plan, index: int
             parts[roles.workers.index(source)] = data.tobytes()
         return len(parts) == len(roles.workers)
 
-    wait(transport, arrived, "worker 0: the results of the other workers", lambda: _running(transport, plan), limit,
-         lambda: _life(transport, plan))
+    _wait_at_the_end(transport, plan, arrived, "worker 0: the results of the other workers", limit)
     return [decode(parts[k]) for k in range(len(roles.workers))]
 
 
@@ -225,8 +225,20 @@ def _read(job: Job, transport: Rma, plan: Plan, index: int, trace: Trace | None)
 def _leave(comm: MPI.Comm, transport: Rma, plan: Plan, limit: float) -> None:
     """Meet everybody without blocking."""
     request = comm.Ibarrier()
-    wait(transport, request.Test, "the end of all ranks", lambda: _running(transport, plan), limit,
-         lambda: _life(transport, plan))
+    _wait_at_the_end(transport, plan, request.Test, "the end of all ranks", limit)
+
+
+def _wait_at_the_end(transport: Rma, plan: Plan, until: Callable[[], bool], what: str, limit: float) -> None:
+    """Wait; the limit begins anew as long as somebody works, or writes a checkpoint."""
+    begin = time.perf_counter()
+
+    def life() -> object:
+        clocks = _clocks(transport, plan)
+        # Nothing is seen of a client that is in the user's own code.
+        given = 0 if all([end for _, end in clocks]) else min(int(2 * (time.perf_counter() - begin) / limit), 2 * PATIENCE)
+        return clocks, given, saving(transport, plan)
+
+    wait(transport, until, what, lambda: _running(transport, plan), limit, life)
 
 
 def _stuck(transport: Rma, limit: float) -> str:
@@ -239,11 +251,6 @@ def _stuck(transport: Rma, limit: float) -> str:
 def _clocks(transport: Rma, plan: Plan) -> list[list[int]]:
     """Clocks and ends of all clients on server 0."""
     return [transport.row(0, plan.words.client(k) + CLOCK, END - CLOCK + 1) for k in range(plan.clients)]
-
-
-def _life(transport: Rma, plan: Plan) -> list[list[int]]:
-    """As long as this changes, somebody works, or writes a checkpoint."""
-    return [*_clocks(transport, plan), saving(transport, plan)]
 
 
 def _running(transport: Rma, plan: Plan) -> str:

@@ -135,6 +135,46 @@ def test_nobody_waits_in_silence_for_a_rank_that_stands_still(where: str, rank: 
     assert says in done.err, done
 
 
+LATE = """
+import time
+import numpy as np
+import mpips
+import mpips.cluster.together as together
+
+together.PATIENCE = {patience}
+
+def work(ps):
+    ps.push("w", np.ones(3, np.float32))
+    ps.clock()
+    if ps.index == {worker}:
+        time.sleep({seconds})
+    return ps.index
+
+def read(ps):
+    while not ps.done:
+        pass
+    if {worker} < 0:
+        time.sleep({seconds})
+
+results = mpips.run(work, [mpips.Dense("w", (3,), mpips.optim.Add())], readers=1, read=read, timeout=2.0)
+assert results in (None, [0, 1]), results
+"""
+
+
+@pytest.mark.parametrize("worker", [-1, 0, 1])
+def test_who_has_ended_has_patience_with_who_still_works(worker: int) -> None:
+    """A last evaluation, or what a worker makes of its results: a training that is over must not be done again for that."""
+    done = mpirun(4, LATE.format(patience=12, worker=worker, seconds=7), timeout=60)
+    assert done.code == 0, done
+
+
+@pytest.mark.parametrize(("worker", "says"), [(-1, "reader 0"), (0, "worker 0"), (1, "worker 1")])
+def test_but_not_for_ever(worker: int, says: str) -> None:
+    done = mpirun(4, LATE.format(patience=2, worker=worker, seconds=600), timeout=60)
+    assert done.code == TRY_AGAIN, done
+    assert f"still at work: {says}" in done.err, done
+
+
 SLOW = """
 import time
 import numpy as np
