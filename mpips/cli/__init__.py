@@ -39,13 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         _forget_output()
         return UNREAD
     except OSError as error:
-        if "mpi4py.MPI" in sys.modules or error.filename is not None or error.errno not in FULL:
+        if _others() or error.filename is not None or error.errno not in FULL:
             raise
         _forget_output()
         print(f"mpips: error: stdout: {error.strerror}", file=sys.stderr, flush=True)
         return FAILED
     except KeyboardInterrupt:
-        if "mpi4py.MPI" in sys.modules:  # `cluster.abort` ends the other ranks
+        if _others():  # `cluster.abort` ends them
             raise
         print("mpips: interrupted (Ctrl-C)", file=sys.stderr, flush=True)
         return INTERRUPTED
@@ -57,6 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             note(error.exit_code)
         return error.exit_code
+
+
+def _others() -> bool:
+    """Whether there are other ranks, as far as MPI has been started."""
+    mpi = sys.modules.get("mpi4py.MPI")
+    return mpi is not None and not mpi.Is_finalized() and mpi.COMM_WORLD.Get_size() > 1
 
 
 def _forget_output() -> None:

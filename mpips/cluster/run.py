@@ -222,8 +222,11 @@ def checked(*, tables: Any, around: Any, **others: Any) -> Job:
         raise UsageError(f"run: seed {job.seed} does not fit into 64 bits")
     if job.checkpoint is not None and not hasattr(job.checkpoint, "bind"):
         raise UsageError(f"run: checkpoint {job.checkpoint!r} is not mpips.Checkpoints(...)")
-    if (job.readers > 0) != (job.read is not None):
-        raise UsageError(f"run: readers={job.readers} and read={job.read!r} go together")
+    if job.read is None and job.readers:
+        raise UsageError(f"run: readers={job.readers} without read=, which says what they do")
+    if job.read is not None and not (job.readers and callable(job.read)):
+        raise UsageError("run: read= without readers=: no rank would run it" if callable(job.read) else
+                         f"run: read {job.read!r} is not a function")
     if job.device not in DEVICES:
         raise UsageError(f"run: device {job.device!r} is not one of {DEVICES}")
     return job

@@ -16,11 +16,12 @@
 | FTRL       | z, n           | w = soft(-z, l1) / ((beta + sqrt(n)) / lr + l2)               | McMahan et al. 2013      |
 | Add        |                | w += g                                                        |                          |
 
-mean() is the rule's running mean, ' its correction for the start from 0. Slots start at 0. Where PyTorch has the rule,
-the results are PyTorch's (tests hold that) and so are the defaults, but for lr: that is yours to set. All rules take
-`weight_decay` (L2; AdamW and Lion decay apart from the gradient), `clip` (of the gradient) and `bounds` (of the weights).
-RowAdagrad is for tables of rows alone, see `RowFold`. `lr` may be a schedule, see `mpips.optim.schedules`. `clip_by_norm` is for
-workers: it scales all their gradients down to a norm, before they push them.
+mean() is the rule's running mean, ' its correction for the start from 0, mu the argument `momentum`. Slots start at
+0. Where PyTorch has the rule, the results are PyTorch's (tests hold that) and so are the defaults, but for lr: that
+is yours to set. All rules take `weight_decay` (L2; AdamW and Lion decay apart from the gradient), `clip` (of the
+gradient) and `bounds` (of the weights). RowAdagrad is for tables of rows alone, see `RowFold`. `lr` may be a
+schedule, see `mpips.optim.schedules`. `clip_by_norm` is for workers: it scales all their gradients down to a norm,
+before they push them.
 
 >>> from mpips import optim
 >>> optim.SGD(lr=optim.Cosine(0.1, clocks=100), clip=1.0).rate(50)

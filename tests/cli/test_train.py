@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import numpy as np
 import pytest
 
 from mpips.cli import main
-from tests.mpirun import ROOT, launcher, mpirun
+from tests.mpirun import ROOT, environment, launcher, mpirun
 
 DIGITS = ROOT / "scripts" / "digits.toml"
 LINEAR = """
@@ -115,6 +118,16 @@ def test_predictions_on_a_full_disk_are_one_line_and_leave_nothing(here: Path, c
     told = fails(capsys, "predict", "runs/step-00000005", "--input", "x.npy", "--output", "y.npy")
     assert told == "--output y.npy: cannot be written: the disk takes no more"
     assert sorted(here.iterdir()) == before
+
+
+def test_ctrl_c_in_one_process_is_one_line(here: Path) -> None:
+    command = [sys.executable, "-u", "-m", "mpips", "train", "some.toml", "--set", "epochs=100000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()) as training:
+        assert training.stdout is not None
+        assert training.stdout.readline().startswith("step ")
+        training.send_signal(signal.SIGINT)
+        _, said = training.communicate(timeout=60)
+    assert (training.returncode, said) == (130, "mpips: interrupted (Ctrl-C)\n")
 
 
 def test_predict_errors(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

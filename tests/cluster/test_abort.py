@@ -220,6 +220,24 @@ def test_the_others_end_within_seconds(tmp_path: Path) -> None:
     assert time.time() - float((tmp_path / "failed").read_text()) < 20
 
 
+def test_the_same_mistake_in_all_workers_is_told_once(tmp_path: Path) -> None:
+    (tmp_path / "demo.py").write_text("""
+import mpips
+
+def work(ps):
+    ps.barrier()
+    1 / 0
+
+mpips.run(work, [])
+""")
+    begin = time.monotonic()
+    done = mpirun(5, tmp_path / "demo.py", timeout=60)
+    assert done.code == 1, done
+    assert done.err.count("Traceback") == 1, done
+    assert done.err.count("ZeroDivisionError: division by zero") == 2, done  # in the line and under the traceback
+    assert time.monotonic() - begin < 20, done
+
+
 def test_a_rank_that_never_comes_is_not_waited_for_for_ever(tmp_path: Path) -> None:
     """The others wait in MPI_Init, where no Python runs."""
     (tmp_path / "demo.py").write_text("""
