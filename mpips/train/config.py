@@ -165,6 +165,8 @@ def parse(raw: Mapping[str, Any], where: str = "fit") -> Config:
         sections["tables"] = {name: _table(name, value, where) for name, value in sections["tables"].items()}
     config = convert(sections, Config, where)
     _servers(config.servers, where)
+    if config.log == "":
+        raise UsageError(f"{where}: log: '' is not a path")
     return config
 
 

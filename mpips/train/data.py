@@ -217,13 +217,17 @@ class Data:
         return 1 + int(max(part.max(initial=0) for part in (self.y, self.y_test)))
 
 
-def load(source: Source, dtype: Any = np.float32) -> Data:
+def load(source: Source, dtype: Any = np.float32, *, finite: bool = False) -> Data:
     """Load, check, split and standardise; `x` and a `y` of floats come in `dtype`, a `y` of integers as int64.
 
     Raises:
-        UsageError: the arrays do not fit each other, or there is no sample to train on.
+        UsageError: the arrays do not fit each other, or there is no sample to train on, or one has NaN or Inf, where that
+            must not be: with `finite` anywhere, else in what is standardised, for it would make the whole feature NaN.
     """
     raw = source.arrays()
+    for name, array in raw._asdict().items():
+        if array is not None and (finite or (source.standardize and name == "x")):
+            _check_finite(array, name, dtype)
     x, y = _pair(raw.x, raw.y, "x", "y", dtype)
     if raw.x_test is not None and raw.y_test is not None:
         x_test, y_test = _pair(raw.x_test, raw.y_test, "x_test", "y_test", dtype)
@@ -242,6 +246,17 @@ def load(source: Source, dtype: Any = np.float32) -> Data:
     return Data(x, y, x_test, y_test, scale)
 
 
+def _check_finite(array: Any, name: str, dtype: Any) -> None:
+    """Raise UsageError that names the first sample with a number that is none, or is none in `dtype`."""
+    array = np.asarray(array)
+    if array.dtype.kind != "f" or not array.ndim:
+        return
+    with np.errstate(over="ignore"):
+        fine = np.isfinite(array.astype(dtype, copy=False)).all(axis=tuple(range(1, array.ndim)))
+    if not fine.all():
+        raise UsageError(f"data: sample {fine.argmin()} of {name} has NaN or Inf, or what is too large for {np.dtype(dtype)}")
+
+
 def _pair(x: Any, y: Any, x_name: str, y_name: str, dtype: Any) -> tuple[Array, Array]:
     """Return samples and targets in the dtypes that models take."""
     x, y = np.asarray(x), np.asarray(y)
@@ -251,7 +266,7 @@ def _pair(x: Any, y: Any, x_name: str, y_name: str, dtype: Any) -> tuple[Array, 
     if len(x) != len(y):
         raise UsageError(f"data: {x_name} has {len(x)} samples, {y_name} has {len(y)}")
     if y.dtype.kind in "biu" and y.size and y.min() < 0:
-        raise UsageError(f"data: {y_name} has the class {y.min()}, classes count from 0")
+        raise UsageError(f"data: {y_name} has the class {y.min()}, classes count from 0 (values are floats)")
     if x.ndim == 1:
         x = x[:, None]
     return x.astype(dtype, copy=False), y.astype(dtype if y.dtype.kind == "f" else np.int64, copy=False)

@@ -84,7 +84,7 @@ def prepare(config: Config, where: str = "fit", *, model: Model | None = None, d
         check_model(model)
         check_fit(model, loaded)
         tables = make_tables(config, model, optimizer)
-        check_directory(config.log_directory, "log")
+        check_directory(config.log_directory, "checkpoint.directory" if config.log is None else "log")
         checkpoint = None
         if config.checkpoint is not None:
             given = config.checkpoint
@@ -102,15 +102,22 @@ def prepare(config: Config, where: str = "fit", *, model: Model | None = None, d
 
 def samples(origin: Source | Data, config: Config) -> Data:
     """Load a source, in the dtype that the tables' arithmetic has."""
-    return origin if isinstance(origin, Data) else load(origin, np.float64 if config.dtype == "float64" else np.float32)
+    if isinstance(origin, Data):
+        return origin
+    return load(origin, np.float64 if config.dtype == "float64" else np.float32, finite=config.nonfinite == "raise")
 
 
 def make_model(named: Named, data: Data) -> Model:
     """Return the model of that name; its inputs, outputs and task are those of the samples unless given."""
-    outputs = data.classes or int(np.prod(data.y.shape[1:], dtype=np.int64))
-    shape = data.x.shape[1:] or (1,)
-    found = {"inputs": shape, "outputs": outputs, "task": "regression" if data.classes is None else "classification"}
+    task = named.options.get("task", "regression" if data.classes is None else "classification")
+    outputs = data.classes if task == "classification" else None
+    found = {"inputs": data.x.shape[1:] or (1,), "outputs": outputs or values(data), "task": task}
     return models.make(named.name, **{**found, **named.options})
+
+
+def values(data: Data) -> int:
+    """Return of how many values a target is made."""
+    return int(np.prod(data.y.shape[1:], dtype=np.int64))
 
 
 def check_model(model: Any) -> None:
@@ -129,9 +136,11 @@ def check_fit(model: Model, data: Data) -> None:
     if model.task == "classification":
         if data.classes is None:
             raise UsageError("model: task 'classification', but the targets are not integers")
+        if data.y.ndim != 1:
+            raise UsageError(f"data: y has labels of shape {data.y.shape[1:]}, expected one number for each sample")
         if outputs is not None and outputs < data.classes:
             raise UsageError(f"model: {outputs} outputs, but the samples are of {data.classes} classes")
-    elif outputs is not None and data.classes is None and outputs != int(np.prod(data.y.shape[1:], dtype=np.int64)):
+    elif outputs is not None and outputs != values(data):
         raise UsageError(f"model: {outputs} outputs, but the targets have shape {data.y.shape[1:]}")
 
 

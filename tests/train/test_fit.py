@@ -124,10 +124,13 @@ def test_nonfinite(tmp_path: Path) -> None:
     x = np.ones((8, 1), np.float32)
     y = np.ones(8, np.float32)
     y[3] = np.nan
-    np.savez(tmp_path / "some.npz", x=x, y=y, x_test=x, y_test=np.ones(8, np.float32))
+    held = np.ones(8, np.float32)
+    np.savez(tmp_path / "some.npz", x=x, y=y, x_test=x, y_test=held)
     raw = {**LINEAR, "data": {"source": "npz", "path": str(tmp_path / "some.npz"), "standardize": False}, "batch": 1}
-    with pytest.raises(NonFiniteGradient, match="linear"):
+    with pytest.raises(UsageError, match="sample 3 of y has NaN or Inf"):  # of a file, before the start
         mpips.fit(raw, epochs=1)
+    with pytest.raises(NonFiniteGradient, match="linear"):
+        mpips.fit(raw, data=Data(x, y, x, held), epochs=1)
     report = fit(raw, epochs=2, nonfinite="skip")
     assert report.skipped == 2 * 2  # two tables, two epochs
     assert report.mse is not None

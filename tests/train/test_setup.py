@@ -57,8 +57,49 @@ def test_wrong_objects(objects: dict[str, Any], message: str) -> None:
         prepare(parse(LINEAR), **objects)
 
 
+def of_arrays(where: Path, **arrays: Any) -> dict[str, Any]:
+    np.savez(where / "some.npz", **arrays)
+    return {"source": "npz", "path": str(where / "some.npz")}
+
+
+@pytest.mark.parametrize("y", [np.array([[0], [1], [2], [1]]), np.eye(4, dtype=int)])
+def test_labels_that_are_no_vector_are_told_before_anything_is_written(tmp_path: Path, y: np.ndarray[Any, Any]) -> None:
+    data = of_arrays(tmp_path, x=np.zeros((4, 2)), y=y)
+    with pytest.raises(UsageError, match=r"^f.toml: data: y has labels of shape \([14],\), expected one number"):
+        prepared(data=data)
+
+
+def test_whole_numbers_can_be_the_targets_of_a_regression(tmp_path: Path) -> None:
+    for y, outputs in ((np.array([900, 20, 3]), 1), (np.array([[1, 700], [2, 3], [4, 4]]), 2)):
+        data = of_arrays(tmp_path, x=np.zeros((3, 2)), y=y)
+        model = prepared(data=data, model={"name": "linear", "task": "regression"}).model
+        assert model == models.make("linear", inputs=(2,), outputs=outputs, task="regression")
+    with pytest.raises(UsageError, match=r"^f.toml: model: 3 outputs, but the targets have shape \(2,\)"):
+        prepared(data=data, model={"name": "linear", "task": "regression", "outputs": 3})
+
+
+def test_a_sample_that_is_no_number_is_named(tmp_path: Path) -> None:
+    x, y = np.zeros((5, 2)), np.zeros(5)
+    holed, late = x.copy(), y.copy()
+    holed[3, 1], late[4] = np.nan, np.inf
+    wrong = r"^f.toml: data: sample 3 of x has NaN or Inf"
+    with pytest.raises(UsageError, match=wrong):
+        prepared(data=of_arrays(tmp_path, x=holed, y=y))
+    with pytest.raises(UsageError, match=r"^f.toml: data: sample 4 of y has NaN or Inf"):
+        prepared(data=of_arrays(tmp_path, x=x, y=late))
+    with pytest.raises(UsageError, match=r"^f.toml: data: sample 3 of x_test has NaN or Inf"):
+        prepared(data=of_arrays(tmp_path, x=x, y=y, x_test=holed, y_test=y))
+    with pytest.raises(UsageError, match=wrong):  # the scale of its feature would be NaN, and every gradient with it
+        prepared(data=of_arrays(tmp_path, x=holed, y=y), nonfinite="skip")
+    prepared(data=of_arrays(tmp_path, x=holed, y=late) | {"standardize": False}, nonfinite="skip")
+
+
 def test_log_directory(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"^f.toml: checkpoint.directory: .*file/log cannot be written"):
+        prepared(checkpoint=str(tmp_path / "file"))
+    with pytest.raises(UsageError, match=r"^f.toml: log: '' is not a path"):
+        prepared(log="")
     with pytest.raises(UsageError, match=r"^f.toml: log: .*file/x cannot be written"):
         prepared(log=str(tmp_path / "file" / "x"))
 
