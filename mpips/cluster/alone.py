@@ -25,6 +25,7 @@ def run_alone(job: Job) -> list[Any]:
         log.warning("one process: the %d reader(s) are left out", job.readers)
     plan = plan_of(job, servers, 1, 0)
     check_plan(plan, list(range(servers)), shared=False)
+    device = pick_device(job.device, 0)
     restored = restore(job)
     transport = Local([m.size for m in plan.maps])
     # Each server, and the worker, may come to know later tables at its own time, so each has its own plan.
@@ -33,7 +34,7 @@ def run_alone(job: Job) -> list[Any]:
     nodes = [job.server(transport, plan_of(job, servers, 1, 0), index, restored, "", traces[index] if traces else None, token)
              for index in range(servers)]
     transport.steps = [node.step for node in nodes]
-    worker = make_worker(job, transport, plan, 0, job.clocks(plan, restored)[0], pick_device(job.device, 0),
+    worker = make_worker(job, transport, plan, 0, job.clocks(plan, restored)[0], device,
                          traces[-1] if traces else None)
     with job.around("worker", 0, 0):
         result = encode(job.work(worker), "result of worker 0")

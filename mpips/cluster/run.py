@@ -275,13 +275,14 @@ def plan_of(job: Job, servers: int, workers: int, readers: int, far: bool = Fals
 
 
 def restore(job: Job) -> Restored | None:
-    """Check that checkpoints can be written, open the one to start from and compare it with the tables."""
+    """Open the checkpoint to start from, compare it with the tables, and check that others can be written."""
     if job.checkpoint is None:
         return None
-    job.checkpoint.check()
     restored = job.checkpoint.restore()
     if restored is not None:
         restored.check(job.tables, more=job.reserve > 0, seed=job.seed)  # tables that were created later are created again
+    job.checkpoint.check()  # last, for it makes the directory
+    if restored is not None:
         declared = {table.name for table in job.tables}
         later = ", ".join(name for name in restored.tables if name not in declared)
         wanted = f"; the next checkpoint has table {later} only if it is created again before" if later else ""

@@ -62,8 +62,17 @@ def test_train_and_predict(here: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert not list(here.glob("*.tmp"))
 
 
+def test_a_device_that_is_not_there_is_told_before_the_checkpoints_of_others_are_taken_over(
+        here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    assert "device: 'gpu' was asked for" in fails(capsys, "train", "some.toml", "--set", "device=gpu")
+    assert not Path("runs").exists()
+
+
 def test_resume(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "holds no complete checkpoint" in fails(capsys, "train", "some.toml", "--resume", "latest")
+    assert "step-7: no such checkpoint" in fails(capsys, "train", "some.toml", "--resume", "step-7")
+    assert not Path("runs").exists()
     assert main(["train", "some.toml", "--resume", "auto"]) == 0
     assert main(["train", "some.toml", "--resume", "latest", "--set", "epochs=5"]) == 0
     assert "done: 10 steps" in capsys.readouterr().out
@@ -88,9 +97,10 @@ def test_wrong_input_writes_nothing(here: Path, capsys: pytest.CaptureFixture[st
     assert not list(here.glob("runs/*"))
 
 
+@pytest.mark.filterwarnings("ignore:overflow")
 def test_gradient_that_is_not_a_number(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    np.savez("nan.npz", x=np.full((8, 1), np.nan), y=np.zeros(8))
-    assert main(["train", "some.toml", "--set", "data={source='npz', path='nan.npz', standardize=false}"]) == 2
+    np.savez("large.npz", x=np.full((8, 1), 1e30), y=np.full(8, 1e30))  # its product is none of float32
+    assert main(["train", "some.toml", "--set", "data={source='npz', path='large.npz', standardize=false}"]) == 2
     assert re.search(r"^mpips: error: .*table 'linear\.w'.*\n$", capsys.readouterr().err)
 
 
