@@ -6,6 +6,7 @@ An unknown key, a wrong type or a value out of range is one line that names the 
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import math
 import re
@@ -71,7 +72,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         combine: "mean" or "sum" of the workers' gradients, see `mpips.Dense`.
         combine_on: "node" lets the workers of a node add up their gradients before one pushes the sum, see `mpips.run`.
         dtype: of the tables.
-        epochs: passes over the training samples.
+        epochs: passes over the training samples, those before a resume included. What a resumed run has behind it is its clock,
+            counted in steps of the batch and the workers that it has now: with twice the workers it is twice as many epochs.
         batch: samples of one worker's step.
         evaluate: "worker" (worker 0, between its steps) or "reader" (while training goes on); None is whoever is there.
             The last evaluation, after the last step, is always worker 0's.
@@ -141,7 +143,7 @@ def load(path: str | Path, settings: Iterable[str] = ()) -> Config:
         UsageError: the file cannot be read, is not TOML, or has a key or a value that is wrong.
     """
     try:
-        raw = msgspec.toml.decode(Path(path).read_bytes())
+        raw = msgspec.toml.decode(Path(path).read_bytes().removeprefix(codecs.BOM_UTF8))  # some editors write it
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

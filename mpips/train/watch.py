@@ -85,8 +85,8 @@ class Watch:
             self.evaluate()
         if self.start < self.total:
             self.record(self.total)
-        return {**self.score, "loss": self.last.get("loss"), "steps": self.total - self.start, "clock": self.total,
-                "seconds": self.last.get("time", 0.0), "skipped": self.last.get("skipped", 0)}
+        return {**self.score, "loss": self.last.get("loss"), "steps": max(self.total - self.start, 0),
+                "clock": max(self.total, self.start), "seconds": self.last.get("time", 0.0), "skipped": self.last.get("skipped", 0)}
 
     def close(self) -> None:
         """Leave files and screen in order."""

@@ -78,6 +78,8 @@ def test_resume(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "done: 10 steps" in capsys.readouterr().out
     assert main(["train", "some.toml", "--resume", "runs/step-00000015"]) == 0
     assert "done: 0 steps" in capsys.readouterr().out
+    assert main(["train", "some.toml", "--resume", "runs/step-00000025", "--set", "epochs=1"]) == 0
+    assert "done: 0 steps" in capsys.readouterr().out  # it is further than that
 
 
 @pytest.mark.parametrize(("args", "line"), [

@@ -118,6 +118,11 @@ def test_not_text(tmp_path: Path) -> None:
         load(tmp_path / "some.toml")
 
 
+def test_a_byte_order_mark_before_a_file_is_no_mistake(tmp_path: Path) -> None:
+    (tmp_path / "some.toml").write_bytes(b"\xef\xbb\xbfepochs = 3\r\n")
+    assert load(tmp_path / "some.toml").epochs == 3
+
+
 @pytest.mark.parametrize(("setting", "path", "value"), [
     ("epochs=3", ["epochs"], 3),
     ("optimizer.lr=0.5", ["optimizer", "lr"], 0.5),
