@@ -65,8 +65,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         data: `source` and its options, see `mpips.train.data`.
         model: `name` and its options, see `mpips.models`.
         optimizer: `name`, `lr` (a number or a schedule's table) and its options, see `mpips.optim`.
-        tables: by name, what a table has different from the rest.
-        servers: a number of ranks, "per-node", or (n, "first").
+        tables: by name, what a table has different from the rest: `[tables."out.w"]` with `staleness`, `combine`, `nonfinite`
+            or an `optimizer`. The model's page has the names: `mpips.models.MLP`, `mpips.models.Linear`.
+        servers: a number of ranks, "per-node", or [n, "first"].
         readers: ranks that only evaluate.
         staleness: 0 is BSP, n is SSP, "none" or "asp" is ASP.
         combine: "mean" or "sum" of the workers' gradients, see `mpips.Dense`.
@@ -81,7 +82,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         log_every: clocks between two lines of metrics, None for one an epoch.
         clip_norm: each worker's gradient is scaled down to this Euclidean norm (before the push).
         nonfinite: "raise" on NaN or Inf in a gradient, "skip" that push and count it, or "allow": do not look.
-        checkpoint: see `Checkpoint`.
+        checkpoint: `directory`, and `every`, `keep_last`, `at_end` and `resume`, see `mpips.Checkpoints`.
         log: directory of `metrics.jsonl` and of the ranks' log files; None is `log` in the checkpoint's directory,
             or no files at all.
         trace: file that shows what every rank did when, see `mpips.trace`.
