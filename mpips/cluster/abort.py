@@ -21,6 +21,7 @@ SIGTERM keeps its default action: a rank that is told to end ends, even inside M
 from __future__ import annotations
 
 import array
+import errno
 import faulthandler
 import fcntl
 import os
@@ -106,12 +107,13 @@ class Hook:
         """Whether no other rank of this node has failed before: the same mistake in all workers is told by one of them.
 
         The first binds a name, by the launcher's process, which all of them have as their parent; it is gone when they are.
+        Who cannot find out speaks.
         """
-        self.speaks = socket.socket(socket.AF_UNIX)
         try:
+            self.speaks = socket.socket(socket.AF_UNIX)
             self.speaks.bind(f"\0mpips failed {os.getuid()} {os.getppid()}")
-        except OSError:
-            return False
+        except OSError as error:  # it may be what has failed: too many open files
+            return error.errno != errno.EADDRINUSE
         return True
 
     def who(self) -> str:

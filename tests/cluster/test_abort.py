@@ -238,6 +238,15 @@ mpips.run(work, [])
     assert time.monotonic() - begin < 20, done
 
 
+def test_a_rank_that_has_too_many_files_open_says_so(tmp_path: Path) -> None:
+    """It cannot find out whether another one has failed before: that takes a socket."""
+    done = run(tmp_path, "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)); "
+                         "[os.dup(2) for _ in iter(int, 1)]")
+    assert done.code == 1, done
+    assert "mpips: worker 0, clock 7, rank 1 of 3 on " in done.err, done
+    assert "Too many open files" in done.err, done
+
+
 def test_a_rank_that_never_comes_is_not_waited_for_for_ever(tmp_path: Path) -> None:
     """The others wait in MPI_Init, where no Python runs."""
     (tmp_path / "demo.py").write_text("""
