@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(f"--output {output}: is {'a directory' if output.is_dir() else 'no file'}")
         if not os.access(output.parent, os.W_OK | os.X_OK):
             raise UsageError(f"--output {output}: {output.parent} is no directory that can be written to")
-        partial.exists()  # its name may be too long
+        with suppress(FileNotFoundError):
+            partial.lstat()  # its name may be too long; `exists` raises nothing from Python 3.14 on
     except OSError as error:
         raise UsageError(f"--output {output}: {error.strerror}") from None
     try:
