@@ -47,7 +47,9 @@ class Client:
 
     def __repr__(self) -> str:
         """Say who this is: `<worker 1 of 4, clock 20>`."""
-        return f"<{self._link.name}{'' if self._link.reader else f' of {self.workers}'}, clock {self.now}>"
+        link = self._link
+        clock = "ended" if link.reader and link.ended else f"clock {self.now}"  # which a reader asks the servers for
+        return f"<{link.name}{'' if link.reader else f' of {self.workers}'}, {clock}>"
 
     @property
     @takes_turn

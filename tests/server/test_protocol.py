@@ -198,6 +198,18 @@ def test_where_workers_are_apart_the_rate_is_that_of_the_slowest(staleness: int 
     assert done["server 0"][0].value.tolist() == [-ahead - 1 - 0.5] * 5
 
 
+def test_a_reader_can_be_shown_after_its_end() -> None:
+    """In a debugger, or in a message: it asks the servers for nothing then."""
+    kept: list[Reader] = []
+
+    def read(ps: Reader) -> None:
+        assert repr(ps) == "<reader 0, clock 0>"
+        kept.append(ps)
+
+    play([Dense("w", (3,), optim.Add())], lambda ps: None, workers=1, readers=1, read=read)
+    assert repr(kept[0]) == "<reader 0, ended>"
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_block_that_is_read_early_is_of_this_clock(workers: int) -> None:
     """A worker two clocks ahead of the fold: words read one after the other may belong to both folds that it waits for."""
