@@ -191,7 +191,7 @@ class Deadline:
     def __call__(self, what: str, limit: float) -> None:
         """Begin to wait for something else."""
         self.over()
-        self._timer = threading.Timer(limit, self._late, (what, limit))
+        self._timer = threading.Timer(min(limit, threading.TIMEOUT_MAX), self._late, (what, limit))
         self._timer.daemon = True
         self._timer.start()
 

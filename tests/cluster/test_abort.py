@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mpips.cluster.abort import exit_code, message, note, where
+from mpips.cluster.abort import Deadline, exit_code, message, note, where
 from mpips.errors import CheckpointError, MpipsError, UsageError, WaitTimeout
 from tests.mpirun import Done, environment, launcher, mpirun, vendor
 
@@ -283,6 +284,14 @@ main(["train", "digits.toml"])
     assert "done: " in done.out, done
     assert "Timeout (0:00:03)!" in done.err, done
     assert "in end" in done.err, done
+
+
+def test_a_limit_may_be_infinite() -> None:
+    with Deadline() as deadline:
+        deadline("the other ranks", math.inf)
+        assert deadline._timer is not None
+        deadline._timer.join(0.3)
+        assert deadline._timer.is_alive()
 
 
 def test_a_limit_of_the_users_own_stays(tmp_path: Path) -> None:
