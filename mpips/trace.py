@@ -29,11 +29,11 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from mpips.errors import UsageError
+from mpips.errors import MpipsError, UsageError
 
 LIMIT = 1_000_000  # spans of one rank; about 200 bytes each
 
@@ -129,15 +129,24 @@ def check(path: str | os.PathLike[str]) -> None:
 
 
 def write(path: str | os.PathLike[str], parts: Iterable[str]) -> None:
-    """Write the ranks' parts, taken one after the other, as one trace; it is whole when it appears under its name."""
+    """Write the ranks' parts, taken one after the other, as one trace; it is whole when it appears under its name.
+
+    Raises:
+        MpipsError: the disk refuses.
+    """
     fresh = _fresh(path)
-    with fresh.open("w", encoding="utf-8") as file:
-        file.write('{"displayTimeUnit": "ms", "traceEvents": [')
-        for number, part in enumerate(parts):
-            file.write(",\n" if number else "\n")
-            file.write(part)
-        file.write("\n]}\n")
-    fresh.replace(path)
+    try:
+        with fresh.open("w", encoding="utf-8") as file:
+            file.write('{"displayTimeUnit": "ms", "traceEvents": [')
+            for number, part in enumerate(parts):
+                file.write(",\n" if number else "\n")
+                file.write(part)
+            file.write("\n]}\n")
+        fresh.replace(path)
+    except OSError as error:  # of a full disk it does not name the file
+        with suppress(OSError):
+            fresh.unlink()
+        raise MpipsError(f"trace: {path} cannot be written: {error.strerror}") from error
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import pytest
 
 import mpips
 from mpips.cli import main
-from mpips.errors import UsageError
+from mpips.errors import MpipsError, UsageError
 from mpips.trace import Reading, Trace, check, write
 from tests.mpirun import ROOT, launcher, mpirun
 
@@ -210,6 +210,13 @@ def test_wrong_paths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         check(tmp_path / "pipe")
     check(tmp_path / "trace.json")
     assert [entry.name for entry in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_a_disk_that_takes_no_more_at_the_end_is_named_with_the_file_and_nothing_stays(tmp_path: Path) -> None:
+    (tmp_path / "t.json.tmp").symlink_to("/dev/full")
+    with pytest.raises(MpipsError, match=f"^trace: {tmp_path}/t.json cannot be written: No space left on device$"):
+        write(tmp_path / "t.json", ["some"])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_more_spans_than_are_kept(tmp_path: Path) -> None:
