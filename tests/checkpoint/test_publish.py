@@ -124,6 +124,19 @@ def test_who_has_lost_the_directory_removes_nothing_there(tmp_path: Path) -> Non
     assert holds(Saved(step), 1)
 
 
+def test_who_has_lost_the_directory_removes_no_old_checkpoint_either(tmp_path: Path) -> None:
+    """The job after it may be the one that resumes from that; here it has written nothing yet."""
+    making.save(tmp_path, TABLES, clocks=(3, 3))
+    old, new = two_lives(tmp_path, keep_last=1)
+    writing = making.saving(old, CUT, 2, TABLES, making.truth(TABLES, 0))
+    while not (tmp_path / "step-00000007" / "manifest.json").exists():
+        next(writing)
+    new.clean()
+    with pytest.raises(MpipsError, match="another job"):
+        list(writing)
+    assert (tmp_path / "step-00000003" / "manifest.json").exists()
+
+
 def two_lives(directory: Path, keep_last: int | None = None) -> Iterator[DirectorySaver]:
     """Give the savers of two starts of one job; the first has the directory."""
     for restart in (0, 1):
