@@ -183,15 +183,15 @@ import mpips.checkpoint.saver as saver
 import mpips.server.cuts as cuts
 
 cuts.PATIENCE = {patience}
-write_shard = saver.write_shard
+part = saver.{part}
 
 def slowly(*given, **named):
     for _ in range({steps}):
         time.sleep({nap})
         yield
-    yield from write_shard(*given, **named)
+    yield from part(*given, **named)
 
-saver.write_shard = slowly
+saver.{part} = slowly
 
 def work(ps):
     for _ in range(2):
@@ -207,13 +207,14 @@ assert results in (None, [2.0]), results
 """
 
 
-@pytest.mark.parametrize(("every", "staleness", "nodes"), [(1, 0, "real"), (None, 0, "single"), (1, None, "real")])
-def test_a_checkpoint_may_take_longer_than_the_limit_while_it_grows(tmp_path: Path, every: int | None, staleness: int | None,
-                                                                    nodes: str) -> None:
+@pytest.mark.parametrize(("part", "every", "staleness", "nodes"), [
+    ("write_shard", 1, 0, "real"), ("write_shard", None, 0, "single"), ("write_shard", 1, None, "real"),
+    ("publish", None, 0, "real")])
+def test_a_checkpoint_may_take_longer_than_the_limit_while_it_grows(tmp_path: Path, part: str, every: int | None,
+                                                                    staleness: int | None, nodes: str) -> None:
     """Ended at the limit, a job would be started again and never get beyond the same checkpoint."""
-    done = mpirun(2, SLOW.format(steps=35, nap=0.1, directory=str(tmp_path), every=every, staleness=staleness, nodes=nodes,
-                                 patience=cuts.PATIENCE),
-                  timeout=60)
+    done = mpirun(2, SLOW.format(part=part, steps=35, nap=0.1, directory=str(tmp_path), every=every, staleness=staleness,
+                                 nodes=nodes, patience=cuts.PATIENCE), timeout=60)
     assert done.code == 0, done
 
 
@@ -222,8 +223,8 @@ def test_a_checkpoint_may_take_longer_than_the_limit_while_it_grows(tmp_path: Pa
     (1, "0.1", "clock 2: a pull of table 'w': server 0 is writing a checkpoint"),  # an fsync: the server looks on and on
     (None, "_ * 600", "for the end of all ranks: still at work: server 0, which is writing a checkpoint")])
 def test_a_disk_that_hangs_is_what_the_others_name(tmp_path: Path, every: int | None, nap: str, says: str) -> None:
-    done = mpirun(2, SLOW.format(steps=6000, nap=nap, directory=str(tmp_path), every=every, staleness=0, nodes="real",
-                                 patience=1.0), timeout=60)
+    done = mpirun(2, SLOW.format(part="write_shard", steps=6000, nap=nap, directory=str(tmp_path), every=every, staleness=0,
+                                 nodes="real", patience=1.0), timeout=60)
     assert done.code == TRY_AGAIN, done
     assert "waited 2 s" in done.err, done
     assert says in done.err, done
