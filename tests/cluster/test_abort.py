@@ -248,6 +248,14 @@ def test_a_rank_that_has_too_many_files_open_says_so(tmp_path: Path) -> None:
     assert "Too many open files" in done.err, done
 
 
+def late(done: Done) -> bool:
+    """Whether the job has ended with the code of ranks that waited too long.
+
+    MPICH's launcher sometimes gives that of a rank that it has killed for it (measured: 2 of 12 runs on a busy machine).
+    """
+    return done.code == 1 or (vendor(), done.code) == ("MPICH", signal.SIGKILL)
+
+
 def test_a_rank_that_never_comes_is_not_waited_for_for_ever(tmp_path: Path) -> None:
     """The others wait in MPI_Init, where no Python runs."""
     (tmp_path / "demo.py").write_text("""
@@ -260,7 +268,7 @@ if os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK")) != "2":
     mpips.run(lambda ps: None, [])
 """)
     done = mpirun(3, tmp_path / "demo.py", timeout=30)
-    assert done.code == 1, done
+    assert late(done), done
     assert "Timeout (0:00:03)!" in done.err, done
     assert "mpi.py" in done.err, done
 
@@ -280,7 +288,7 @@ main(["train", "digits.toml"])
     (tmp_path / "digits.toml").write_text('data = "digits"\nmodel = {name = "linear"}\noptimizer = {name = "sgd", lr = 0.1}\n'
                                           "servers = 1\nepochs = 1\n")
     done = mpirun(3, tmp_path / "demo.py", timeout=60, cwd=tmp_path)
-    assert done.code == 1, done
+    assert late(done), done
     assert "done: " in done.out, done
     assert "Timeout (0:00:03)!" in done.err, done
     assert "in end" in done.err, done
