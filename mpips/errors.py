@@ -15,6 +15,7 @@ OK = 0
 FAILED = 1
 USAGE = 2
 TRY_AGAIN = 75
+INTERRUPTED = 130  # Ctrl-C, which is signal 2
 
 
 class MpipsError(Exception):

@@ -16,10 +16,9 @@ from io import TextIOWrapper
 from typing import NoReturn
 
 from mpips import __version__
-from mpips.errors import FAILED, UsageError
+from mpips.errors import FAILED, INTERRUPTED, UsageError
 
 UNREAD = 128 + signal.SIGPIPE  # whoever read stdout has gone, as `| head` does
-INTERRUPTED = 128 + signal.SIGINT
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # without the name of a file it is stdout's
 COMMANDS = ("train", "predict", "ckpt", "doctor", "plan", "bench")
 

@@ -42,14 +42,13 @@ import numpy as np
 
 from mpips.cluster import early
 from mpips.cluster.agree import LIMIT, alike, meet
-from mpips.errors import FAILED, MpipsError, StartAgain, UsageError, WaitTimeout
+from mpips.errors import FAILED, INTERRUPTED, MpipsError, StartAgain, UsageError, WaitTimeout
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
 PACKAGE = Path(__file__).resolve().parent.parent
 WITH = contextmanager.__code__.co_filename  # stands between us and the user where a context manager of ours raises
-INTERRUPTED = 130
 FIRST_SPEAKS = 3.0  # seconds in which the first rank that fails, or rank 0 after an error that all raise, ends the job
 DRAIN = 1.0  # seconds that a launcher has to read what was written before the job ends
 REASON = 500  # characters of an exception in the first line: the traceback after it may be long

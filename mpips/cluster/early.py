@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from types import TracebackType
 
 from mpips.cluster.world import environment_size
-from mpips.errors import FAILED, MpipsError, UsageError
+from mpips.errors import FAILED, INTERRUPTED, MpipsError, UsageError
 
 LIMIT = 10  # seconds for MPI_Init: the others may have ended without it
 
@@ -30,6 +30,8 @@ def end_job(kind: type[BaseException], error: BaseException, trace: TracebackTyp
     """Print an exception and end the whole job with its exit code."""
     if isinstance(error, UsageError):
         print(f"mpips: error: {' '.join(str(error).split())}", file=sys.stderr)
+    elif isinstance(error, KeyboardInterrupt):
+        print("mpips: interrupted before the job has begun", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
     sys.stdout.flush()
@@ -37,7 +39,7 @@ def end_job(kind: type[BaseException], error: BaseException, trace: TracebackTyp
     signal.alarm(LIMIT)
     from mpips.cluster import mpi
 
-    code = error.exit_code if isinstance(error, MpipsError) else FAILED
+    code = error.exit_code if isinstance(error, MpipsError) else INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED
     try:
         mpi.start()
     except (ImportError, RuntimeError) as missing:  # mpi4py raises the latter when it finds no libmpi; then nobody waits

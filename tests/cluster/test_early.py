@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.mpirun import environment
+from tests.mpirun import environment, mpirun
 
 DEMO = """
 import mpips
@@ -24,3 +24,20 @@ def test_a_rank_without_an_mpi_says_so_at_the_end(tmp_path: Path) -> None:
     assert done.stderr.endswith("\nmpips: error: no MPI here (cannot load MPI library): pip install 'mpips[local]', "
                                 "or load your cluster's MPI module\n")
     assert done.stderr.count("Traceback") == 1, done
+
+
+CTRL_C = """
+import os
+import mpips
+if (os.environ.get("OMPI_COMM_WORLD_RANK") or os.environ["PMI_RANK"]) == "1":
+    raise KeyboardInterrupt
+mpips.run(lambda ps: None, [mpips.Dense("w", shape=(3,), optimizer=mpips.optim.SGD(lr=0.1))])
+"""
+
+
+def test_an_interrupt_before_the_job_has_begun_is_one_line_and_130_as_one_inside_it() -> None:
+    """So it is while a rank waits for the others in MPI_Init, which Python hears of when that returns."""
+    done = mpirun(3, CTRL_C)
+    assert done.code == 130, done
+    assert done.err.count("mpips: interrupted") == 1, done
+    assert "Traceback" not in done.err, done
