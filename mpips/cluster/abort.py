@@ -11,7 +11,8 @@ to be raised on all ranks alike can be caught and survived.
 | another MpipsError         | who, where, and the traceback                 | its `exit_code`                    |
 | any other exception        | the same                                      | 1                                  |
 | sys.exit(n) inside `run`   | one line, with the place                      | n; 1 for n = 0 (others still work) |
-| Ctrl-C                     | one line                                      | 130                                |
+| Ctrl-C                     | one line; nothing by Open MPI's mpirun, which | 130; 1 by Open MPI's mpirun        |
+|                            | keeps it from the ranks and ends them         |                                    |
 | a signal                   | what the launcher prints, and the stacks of a | the launcher's (143 or 15 for      |
 |                            | crash (faulthandler)                          | SIGTERM)                           |
 
