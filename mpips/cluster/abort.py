@@ -22,7 +22,6 @@ SIGTERM keeps its default action: a rank that is told to end ends, even inside M
 from __future__ import annotations
 
 import array
-import errno
 import faulthandler
 import fcntl
 import os
@@ -50,7 +49,6 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).resolve().parent.parent
 WITH = contextmanager.__code__.co_filename  # stands between us and the user where a context manager of ours raises
-FIRST_SPEAKS = 3.0  # seconds in which the first rank that fails, or rank 0 after an error that all raise, ends the job
 DRAIN = 1.0  # seconds that a launcher has to read what was written before the job ends
 REASON = 500  # characters of an exception in the first line: the traceback after it may be long
 TEXT = 4096  # bytes of a message that is passed to all ranks
@@ -94,27 +92,14 @@ class Hook:
         with self.lock:  # two threads may fail at once
             code = exit_code(error)
             try:
-                if self.comm.rank if getattr(error, "alike", False) else not self.first():
-                    time.sleep(FIRST_SPEAKS)
+                if self.comm.rank if getattr(error, "alike", False) else not early.speaks_first():
+                    time.sleep(early.FIRST_SPEAKS)  # in which the first, or rank 0 after an error that all raise, ends the job
                 say(message(error, trace, who=self.who(), rank=self.comm.rank, size=self.comm.size, thread=thread,
                             code=code))
                 note(code)
             finally:
                 self.comm.Abort(code)
                 os._exit(code)
-
-    def first(self) -> bool:
-        """Whether no other rank of this node has failed before: the same mistake in all workers is told by one of them.
-
-        The first binds a name, by the launcher's process, which all of them have as their parent; it is gone when they are.
-        Who cannot find out speaks.
-        """
-        try:
-            self.speaks = socket.socket(socket.AF_UNIX)
-            self.speaks.bind(f"\0mpips failed {os.getuid()} {os.getppid()}")
-        except OSError as error:  # it may be what has failed: too many open files
-            return error.errno != errno.EADDRINUSE
-        return True
 
     def who(self) -> str:
         """Role and step; a failure in here must not hide the one that is reported."""

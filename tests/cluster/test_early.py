@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.mpirun import environment, mpirun
 
 DEMO = """
@@ -41,3 +43,22 @@ def test_an_interrupt_before_the_job_has_begun_is_one_line_and_130_as_one_inside
     assert done.code == 130, done
     assert done.err.count("mpips: interrupted") == 1, done
     assert "Traceback" not in done.err, done
+
+
+ALL_RAISE = """
+import mpips.errors
+raise {what}
+"""
+
+
+@pytest.mark.parametrize(("what", "code", "says"), [
+    ("KeyboardInterrupt", 130, "mpips: interrupted"),
+    ("mpips.errors.UsageError('no data')", 2, "mpips: error: no data"),
+    ("ValueError('no data')", 1, "ValueError: no data"),
+])
+def test_what_all_ranks_raise_before_the_job_has_begun_is_told_by_one_of_them(what: str, code: int, says: str) -> None:
+    """MPICH passes an interrupt on to every rank; and a script that is wrong is wrong on all of them."""
+    done = mpirun(3, ALL_RAISE.format(what=what))
+    assert done.code == code, done
+    assert done.err.count(says) == 1, done
+    assert done.err.count("Traceback") == (code == 1), done
