@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"mpips: error: stdout: {error.strerror}", file=sys.stderr, flush=True)
         return FAILED
     except KeyboardInterrupt:
-        if _others():  # `cluster.abort` ends them
+        if _others():  # `cluster.abort` ends them, or `cluster.early`
             raise
         print("mpips: interrupted (Ctrl-C)", file=sys.stderr, flush=True)
         return INTERRUPTED
@@ -59,9 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _others() -> bool:
-    """Whether there are other ranks, as far as MPI has been started."""
-    mpi = sys.modules.get("mpi4py.MPI")
-    return mpi is not None and not mpi.Is_finalized() and mpi.COMM_WORLD.Get_size() > 1
+    """Whether a launcher has started other ranks, too."""
+    from mpips.cluster.world import environment_size
+
+    return environment_size(os.environ)[0] > 1
 
 
 def _forget_output() -> None:

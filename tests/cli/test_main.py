@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import mpips
+from mpips import cli
 from mpips.cli import COMMANDS, UNREAD, main
 from mpips.errors import CheckpointError, UsageError, WaitTimeout
 
@@ -104,6 +105,17 @@ def test_a_full_disk_under_stdout_is_one_line(times: str) -> None:
 def test_ctrl_c_is_one_line() -> None:
     done = python(PRINTS, "word", "1", "interrupted")
     assert (done.returncode, done.stdout, done.stderr) == (130, "word\n", "mpips: interrupted (Ctrl-C)\n")
+
+
+def test_ctrl_c_of_one_rank_of_several_is_for_those_who_can_end_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(argv: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_parse", interrupted)
+    assert main([]) == 130
+    monkeypatch.setenv("PMI_SIZE", "2")
+    with pytest.raises(KeyboardInterrupt):
+        main([])
 
 
 def test_names_that_stdout_cannot_show_are_no_failure() -> None:
