@@ -164,11 +164,11 @@ assert results in (None, [0, 1]), results
 @pytest.mark.parametrize("worker", [-1, 0, 1])
 def test_who_has_ended_has_patience_with_who_still_works(worker: int) -> None:
     """A last evaluation, or what a worker makes of its results: a training that is over must not be done again for that."""
-    done = mpirun(4, LATE.format(patience=12, worker=worker, seconds=7), timeout=60)
+    done = mpirun(4, LATE.format(patience=12, worker=worker, seconds=5), timeout=60)
     assert done.code == 0, done
 
 
-@pytest.mark.parametrize(("worker", "says"), [(-1, "reader 0"), (0, "worker 0"), (1, "worker 1")])
+@pytest.mark.parametrize(("worker", "says"), [(-1, "reader 0"), (1, "worker 1")])
 def test_but_not_for_ever(worker: int, says: str) -> None:
     done = mpirun(4, LATE.format(patience=2, worker=worker, seconds=600), timeout=60)
     assert done.code == TRY_AGAIN, done
