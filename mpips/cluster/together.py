@@ -89,7 +89,7 @@ def _together(job: Job, world: MPI.Intracomm, deadline: abort.Deadline) -> list[
     clocks, token = comm.bcast(begin, root=roles.servers[0])
 
     node = MPI.Intracomm(comm.Split(rank if job.nodes == "single" else nodes[rank], rank))
-    transport = Rma(comm, node, list(roles.servers), plan.words, [m.size for m in plan.maps], spread)
+    transport = Rma(comm, node, list(roles.servers), plan.maps, spread)
     shared = _share(job, comm, nodes, plan, members if rank in roles.workers else [])
     kind, index = roles.role(rank)
     apart = [r > 0 and (job.nodes == "single" or host != nodes[0]) for r, host in enumerate(nodes)]

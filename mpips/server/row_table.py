@@ -32,6 +32,7 @@ from mpips.transport.words import MARK, WORD, RowPlace
 
 SLICE = 1 << 20  # bytes of values that change between two looks at the mailboxes
 CHUNK = 4 << 20  # bytes of values that are made, or given to a checkpoint, at a time
+AHEAD = 32 << 20  # bytes of values, beyond those of rows that are born, for which there is memory then
 
 # What has happened to a table on a server: rows that came in pushes, those that a fold changed, and where they come and go how many
 # were born, died of age, died to make room, or were pushed and not admitted
@@ -77,6 +78,7 @@ class RowTable:
         self.slots = fold.new_slots(place.rows)
         self.counters = dict.fromkeys(COUNTERS, 0)
         self._server, self._servers, self._seed = server, servers, seed
+        self._first, self._ready = place.values, 0  # byte of row 0; rows that there is memory for, where they come and go
         self._where: Array | None = None  # by row, its position among those that several pushes change together
         self._draw = init_rows.fill
         self.population: Population | None = None
@@ -89,13 +91,13 @@ class RowTable:
                 self._initial(np.empty(0, np.int64))  # it is compiled now, not in the first push
         self._folded = np.full(place.rows, -1, np.int64) if table.decay else None  # clock of each row's last fold, or of its birth
 
-    def fill(self, restored: Restored | None) -> None:
+    def fill(self, transport: Transport, restored: Restored | None) -> None:
         """Give the rows their first values, or those of a checkpoint."""
         self.marks[:] = 0
         if restored is not None:
             clock = max(restored.clocks, default=0)
             for piece in restored.rows(self.table, self._server, self._servers):
-                self._restore(piece, clock)
+                self._restore(transport, piece, clock)
             for state in restored.states(self.table, self._server, self._servers):
                 if state.server % self._servers == self._server:  # so that none is counted twice
                     for name in COUNTERS:
@@ -117,7 +119,7 @@ class RowTable:
         table = self.table
         return table.init.rows(table.name, table.dim, table.np_dtype, seed=self._seed, ids=ids, fill=self._draw)
 
-    def _restore(self, piece: RowPiece, clock: int) -> None:
+    def _restore(self, transport: Transport, piece: RowPiece, clock: int) -> None:
         """Take from a piece of a checkpoint of this clock what belongs here."""
         if self.population is None:
             mine = np.flatnonzero(piece.ids % self._servers == self._server)
@@ -129,6 +131,7 @@ class RowTable:
             else:
                 mine = self._fitting(self.population, piece, mine, clock)
             at = self.population.enter(piece.ids[mine], 0)
+            self._grow(transport, at)
             self.population.owners[at] = piece.ids[mine]
             self.population.seen[at] = piece.slots[SEEN][mine]
         self.marks[at] = piece.folds[mine].astype(np.int64) * 2
@@ -241,6 +244,7 @@ class RowTable:
         self.counters["evicted"] += self._end(transport, people, gone)
         self.counters["born"] += len(ids)
         at = people.enter(ids, clock)
+        self._grow(transport, at)
         self.marks[at] += 1
         transport.sync()
         people.owners[at] = ids
@@ -253,6 +257,13 @@ class RowTable:
         if self._folded is not None:
             self._folded[at] = clock
         return at
+
+    def _grow(self, transport: Transport, at: Array) -> None:
+        """Get memory for rows where none has lived before."""
+        if at.size and (last := int(at.max())) >= self._ready:
+            width = self.table.row_bytes
+            before, self._ready = self._ready, min(last + 1 + AHEAD // width, len(self.marks))
+            transport.populate(self._first + before * width, self._first + self._ready * width)
 
     def _end(self, transport: Transport, people: Population, at: Array) -> int:
         """Let rows die: who knows where one lay finds another owner there. Return how many."""

@@ -133,7 +133,7 @@ class Store:
         fold = RowFold(table.optimizer, table.np_dtype, table.dim, self._engine, rows=place.rows, team=self.team,
                        mean=table.combine == "mean")
         rows = RowTable(table, place, self._memory, fold, self.index, self._plan.servers, self.seed)
-        rows.fill(restored)
+        rows.fill(self._transport, restored)
         return rows
 
     def _fill(self, block: Block, span: Span, restored: Restored | None) -> int:

@@ -68,6 +68,9 @@ class Transport(Protocol):
     def mapped(self, server: int) -> Array | None:
         """Return the server's whole window as bytes if loads and stores reach it, else None."""
 
+    def populate(self, start: int, stop: int) -> None:
+        """As a server, get memory for a part of its window that is about to be filled; else it comes as it is touched."""
+
     def ring(self, server: int) -> None:
         """Wake a server that dozes; after a write that it should see soon."""
 

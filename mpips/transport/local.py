@@ -59,6 +59,9 @@ class Local:
     def mapped(self, server: int) -> Array | None:
         return self._bytes[server]
 
+    def populate(self, start: int, stop: int) -> None:
+        """NumPy's memory comes in large pages anyway."""
+
     def ring(self, server: int) -> None:
         """Nobody dozes."""
 

@@ -292,6 +292,9 @@ class Endpoint:
     def mapped(self, server: int) -> Array | None:
         return self._world.private[server] if server == self._server else None
 
+    def populate(self, start: int, stop: int) -> None:
+        """It is there."""
+
     def ring(self, server: int) -> None:
         """Nobody dozes."""
 

@@ -312,6 +312,9 @@ class Endpoint:
     def near(self, server: int) -> bool:
         return False
 
+    def populate(self, start: int, stop: int) -> None:
+        """It is there."""
+
     def ring(self, server: int) -> None:
         """Nobody dozes."""
 

@@ -1,9 +1,9 @@
 """MPI one-sided windows (MPI 4.1, chapter 12; passive target, one `Lock_all` for their whole life).
 
-On each node one shared window holds the memory of the servers of that node: data moves by Put and Get at the speed of memcpy,
-control words by plain loads and stores (MPI 4.1, 12.4 "unified" model, ordered by `Win.Sync`). If the world spans nodes, a second
-window lies over the same memory for the ranks elsewhere, and everything goes by Put, Get and Flush. Only these calls: accumulate
-operations and exclusive locks can stay locked by a rank that was killed.
+On each node one shared window holds the memory of the servers of that node: data and control words move by plain loads and stores
+(MPI 4.1, 12.4 "unified" model, ordered by `Win.Sync`), in large pages where Linux gives them (`pages`). If the world spans nodes, a
+second window lies over the same memory for the ranks elsewhere, and everything goes by Put, Get and Flush. Only these calls:
+accumulate operations and exclusive locks can stay locked by a rank that was killed.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ import numpy as np
 from mpips.transport.base import Array, Backoff, nap, take
 from mpips.transport.doze import Futex, futex
 from mpips.transport.messages import LEAST, Faster, Messages
+from mpips.transport.pages import Pages
 from mpips.transport.shared import allocate
-from mpips.transport.words import ASLEEP, BELL, CALL, WAITED, WORD, Words
+from mpips.transport.words import ASLEEP, BELL, CALL, WAITED, WORD, Map
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-# Bytes of one call. Open MPI has no RMA of more than 2^31 - 1 elements. Less is slower: 400 MB out of a window on one node take
-# 31 ms in one piece, 50 in pieces of 64 MB, by Get or memcpy alike.
-LONGEST = 1 << 30
+LONGEST = 1 << 30  # bytes of one call: Open MPI has no RMA of more than 2^31 - 1 elements
 RING = 1024  # control words that may be on their way
 
 
@@ -36,8 +35,7 @@ class Rma:
         comm: all ranks.
         node: the ranks of this node (a communicator of its own for each node).
         servers: world rank of each server.
-        words: where control words stand in each window.
-        sizes: bytes of each server's window.
+        maps: of each server's window.
         spread: whether some rank must reach a server from another node.
 
     Attributes:
@@ -46,19 +44,18 @@ class Rma:
         woken: whether everybody rings who writes to this server; who is elsewhere does not.
     """
 
-    def __init__(self, comm: MPI.Intracomm, node: MPI.Intracomm, servers: Sequence[int], words: Words, sizes: Sequence[int],
-                 spread: bool) -> None:
+    def __init__(self, comm: MPI.Intracomm, node: MPI.Intracomm, servers: Sequence[int], maps: Sequence[Map], spread: bool) -> None:
         from mpi4py import MPI
 
         self._mpi = MPI
         self._byte = MPI.BYTE
         self.comm = comm
         me = comm.Get_rank()
-        mine = sizes[servers.index(me)] if me in servers else 0
-        self._near = allocate(node, mine)
+        self._near = allocate(node, maps[servers.index(me)].size if me in servers else 0)
         here = _members(comm, node)
         self._bytes: list[Array | None] = [None] * len(servers)
         self._bells: list[Futex | None] = [None] * len(servers)
+        words = maps[0].words
         self._asleep, self._waited = words.server + ASLEEP, words.bell + WAITED
         self._calls: Futex | None = None
         self._called = -1  # CALL when this client last began to listen: never
@@ -66,19 +63,27 @@ class Rma:
         self._rings = me
         self._words: list[memoryview | None] = [None] * len(servers)
         self._longs: list[Array | None] = [None] * len(servers)  # the same as an array
+        self._pages: Pages | None = None  # of this server
         for s, rank in enumerate(servers):
             if rank in here:
-                buffer: Any = self._near.Shared_query(here[rank])[0]
-                self._bytes[s] = np.frombuffer(buffer, np.uint8)[: sizes[s]]
-                self._words[s] = memoryview(buffer).cast("B")[: sizes[s] // WORD * WORD].cast("q")
-                self._longs[s] = np.frombuffer(buffer, np.int64, sizes[s] // WORD)
-                self._bells[s] = futex(buffer, words.bell + BELL)
+                pages = Pages(self._near.Shared_query(here[rank])[0], maps[s].size)
+                if rank == me:
+                    for start, stop in maps[s].filled():
+                        pages.populate(start, stop)
+                    self._pages = pages
+                self._bytes[s] = memory = pages.memory
+                self._longs[s] = longs = memory[: memory.size // WORD * WORD].view(np.int64)
+                self._words[s] = longs.data
+                self._bells[s] = futex(memory, words.bell + BELL)
                 if self._calls is None:
-                    self._calls = futex(buffer, words.bell + CALL)
+                    self._calls = futex(memory, words.bell + CALL)
         self._far: MPI.Win | None = None
         self._messages: Messages | None = None
         if spread:
-            own = self._bytes[servers.index(me)] if me in servers else None
+            own = None
+            if me in servers:  # as MPI has mapped it, which lasts as long as the window
+                buffer: Any = self._near.Shared_query(here[me])[0]
+                own = np.frombuffer(buffer, np.uint8)[: maps[servers.index(me)].size]
             self._far = MPI.Win.Create(own, 1, comm=comm)
             self._messages = Messages(MPI.Intracomm(comm.Dup()), own)
         self._route: list[tuple[Any, int]] = []
@@ -100,6 +105,10 @@ class Rma:
         self.sending = False
 
     def put(self, server: int, offset: int, data: Array) -> None:
+        memory = self._bytes[server]
+        if memory is not None:
+            memory[offset : offset + data.nbytes] = data.reshape(-1).view(np.uint8)
+            return
         window, rank = self._route[server]
         size, byte = data.nbytes, self._byte
         self._waits(server)
@@ -111,9 +120,13 @@ class Rma:
         self.flushing = None
 
     def get(self, server: int, offset: int, out: Array) -> None:
+        memory = self._bytes[server]
+        if memory is not None:
+            out.reshape(-1).view(np.uint8)[:] = memory[offset : offset + out.nbytes]
+            return
         window, rank = self._route[server]
         size, byte = out.nbytes, self._byte
-        if size >= LEAST and self._words[server] is None:
+        if size >= LEAST:
             way, begin, nbytes = self._reads.get(server) or (self._faster.best, time.perf_counter(), 0)
             self._reads[server] = way, begin, nbytes + size
             if way:
@@ -131,7 +144,7 @@ class Rma:
 
     def _waits(self, server: int) -> None:
         """Note that a call of MPI begins that may wait for this server; of Open MPI a Put may, when much is on its way."""
-        if self._words[server] is None:
+        if self._bytes[server] is None:
             self.flushing = server, time.perf_counter()
 
     def gather(self, server: int, offset: int, index: Array, out: Array) -> None:
@@ -211,6 +224,10 @@ class Rma:
     def mapped(self, server: int) -> Array | None:
         return self._bytes[server]
 
+    def populate(self, start: int, stop: int) -> None:
+        if self._pages is not None:
+            self._pages.populate(start, stop)
+
     def ring(self, server: int) -> None:
         words, bell = self._words[server], self._bells[server]
         if words is None or bell is None:
@@ -271,6 +288,7 @@ class Rma:
 
     def close(self) -> None:
         """Give the windows back; collective, so only after all ranks are known to come."""
+        self._pages = None
         self._bytes = []
         self._words = []
         self._longs = []

@@ -5,11 +5,12 @@ One `Lock_all` for its whole life, ordinary loads and stores, ordered by `sync`,
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mpips.transport.base import Array
+from mpips.transport.pages import Pages
 from mpips.transport.words import WORD
 
 if TYPE_CHECKING:
@@ -51,9 +52,11 @@ class Shared:
         self.parts: list[Array] = []
         self.words: list[memoryview] = []
         for rank in range(comm.Get_size()):
-            buffer: Any = self._window.Shared_query(rank)[0]
-            self.parts.append(np.frombuffer(buffer, np.uint8)[:size])
-            self.words.append(memoryview(buffer).cast("B")[: control // WORD * WORD].cast("q"))
+            pages = Pages(self._window.Shared_query(rank)[0], size)
+            if rank == self.me:
+                pages.populate(0, size)
+            self.parts.append(pages.memory)
+            self.words.append(pages.memory[: control // WORD * WORD].view(np.int64).data)
         self._window.Lock_all(MPI.MODE_NOCHECK)
         self.parts[self.me][:control] = 0
         self.sync()

@@ -280,6 +280,13 @@ class Map:
         object.__setattr__(self, "rows", rows)
         object.__setattr__(self, "size", align(at, PAGE) if rows else at)
 
+    def filled(self) -> list[tuple[int, int]]:
+        """Bytes that are in use from the beginning on: all but the values of rows that come and go."""
+        named = {number for number, _, _, named in self.tables if named}
+        values = [(place.values, place.values + place.width * place.rows) for place in self.rows.values() if place.table in named]
+        starts, stops = [0, *(stop for _, stop in values)], [*(start for start, _ in values), self.size]
+        return list(zip(starts, stops, strict=True))
+
     def spool(self, client: int) -> int:
         """First byte of this client's request."""
         return self.catalogue + CATALOGUE_BYTES + client * SPOOL

@@ -15,6 +15,7 @@ from mpips.optim import drawing
 from mpips.optim.rows import RowFold
 from mpips.server.row_table import RowTable
 from mpips.table import Rows
+from mpips.transport.local import Local
 from mpips.transport.words import MARK, WORD, RowPlace
 
 pytest.importorskip("numba")
@@ -75,5 +76,5 @@ def test_who_draws_on_a_server(engine: str, rows: int | None, law: init.Init, dr
     made = RowTable(table, place, memory, RowFold(table.optimizer, "f4", 3, engine, rows=9), 0, 1, 0)
     assert calls == [("compiled", 0)] * (drawn == "compiled")
     out = np.empty((2, 3), np.float32)
-    made.read(np.array([5, 7]), out) if rows is None else made.fill(None)
+    made.read(np.array([5, 7]), out) if rows is None else made.fill(Local([0]), None)
     assert [name for name, _ in calls[-1:]] == [drawn] * (drawn != "not")

@@ -19,7 +19,7 @@ from mpips.transport.words import ASLEEP, BELL, CALL, WAITED, Map, Words
 
 comm = MPI.COMM_WORLD  # two servers, one of which calls, and a client that naps
 words = Words(1, 1, 2, 1, 1)
-t = Rma(comm, comm, [0, 1], words, [Map(words, 64).size] * 2, False)
+t = Rma(comm, comm, [0, 1], [Map(words, 64)] * 2, False)
 if comm.rank == 0:
     for word in range(words.count):
         t.store(0, word, 0)

@@ -1,0 +1,143 @@
+"""A window's memory in large pages, where the kernel has them; with real shared memory, and what is refused."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import mmap
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mpips.transport import pages
+from mpips.transport.pages import Pages
+from tests.mpirun import mpirun
+
+LARGE = 2 << 20
+KERNEL = tuple(int(n) for n in re.findall(r"\d+", os.uname().release)[:2]) if sys.platform == "linux" else (0, 0)
+joins = pytest.mark.skipif(KERNEL < (6, 1) or pages._large() != LARGE, reason="this kernel joins no pages of shared memory")
+
+
+@pytest.fixture
+def shared() -> Iterator[mmap.mmap]:
+    """Memory of 9 MB that is shared, at an address where no large page fits."""
+    file = os.memfd_create("window")
+    os.ftruncate(file, 9 << 20)
+    with mmap.mmap(file, 9 << 20) as memory:
+        os.close(file)
+        yield memory
+        gc.collect()
+
+
+def joined() -> int:
+    """Bytes of shared memory that this process has in large pages."""
+    return sum(int(line.split()[1]) for line in Path("/proc/self/smaps").read_text().splitlines() if "ShmemPmdMapped" in line) << 10
+
+
+@joins
+def test_memory_that_is_shared_comes_in_large_pages_and_keeps_what_it_holds(shared: mmap.mmap) -> None:
+    shared[5 << 20] = 7
+    before, found = joined(), Pages(memoryview(shared)[64:], (9 << 20) - 200)
+    found.populate(0, found.memory.size)
+    found.memory[:64] = 1
+    assert joined() - before == 8 << 20, "the last one is not whole"
+    assert found.memory[(5 << 20) - 64] == 7
+    assert shared[64:128] == bytes([1] * 64)
+    assert shared[:64] == bytes(64)
+    assert len(found.memory) == (9 << 20) - 200
+
+
+@joins
+@pytest.mark.parametrize(("start", "stop", "large"), [(0, 0, 0), (3 << 20, (3 << 20) + 1, 1), ((2 << 20) - 1, (4 << 20) + 1, 3),
+                                                      (0, 9 << 20, 4), ((8 << 20) + 9, (8 << 20) + 10, 0)])
+def test_only_the_pages_that_are_asked_for_take_memory(shared: mmap.mmap, start: int, stop: int, large: int) -> None:
+    found, before = Pages(shared, 9 << 20), joined()
+    found.populate(start, stop)
+    found.memory[start:stop].max(initial=0)
+    assert joined() - before == large * LARGE
+
+
+def test_an_array_that_is_kept_is_there_after_the_window(shared: mmap.mmap) -> None:
+    if not pages._large():
+        pytest.skip("no large pages here")
+    kept = Pages(shared, 9 << 20).memory[100:200].view(np.float32)
+    kept[:] = 5
+    address = kept.ctypes.data
+    held = [line for line in Path("/proc/self/maps").read_text().splitlines() if within(line, address)]
+    shared.close()
+    assert (kept == 5).all()
+    assert len(held) == 1
+    del kept
+    gc.collect()
+    assert not [line for line in Path("/proc/self/maps").read_text().splitlines() if within(line, address) and "window" in line]
+
+
+def within(line: str, address: int) -> bool:
+    """Whether a line of /proc/PID/maps is of what lies at an address."""
+    start, end = (int(number, 16) for number in line.split()[0].split("-"))
+    return start <= address < end
+
+
+@pytest.mark.parametrize("what", ["private", "small", "no large pages", "one of 512 MB", "the kernel refuses"])
+def test_memory_that_cannot_be_had_in_large_pages_is_used_as_it_is(what: str, shared: mmap.mmap, monkeypatch: pytest.MonkeyPatch,
+                                                                   tmp_path: Path) -> None:
+    buffer, size = shared, 9 << 20
+    if what == "private":
+        buffer = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if what == "small":
+        size = LARGE - 1
+    if what == "no large pages":
+        monkeypatch.setattr(pages, "LARGE", tmp_path / "hpage_pmd_size")
+    if what == "one of 512 MB":
+        monkeypatch.setattr(pages, "LARGE", tmp_path / "hpage_pmd_size")
+        (tmp_path / "hpage_pmd_size").write_text(f"{512 << 20}\n")
+    if what == "the kernel refuses":
+        monkeypatch.setattr(pages, "MAYMOVE", 0)  # EINVAL
+    found = Pages(buffer, size)
+    found.populate(0, size)
+    assert found.memory.ctypes.data == np.frombuffer(buffer, np.uint8).ctypes.data
+    found.memory[-1] = 3
+    assert buffer[size - 1] == 3
+
+
+@joins
+def test_pages_that_the_kernel_does_not_join_stay_as_they_are(shared: mmap.mmap, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "COLLAPSE", 9999)  # EINVAL, as of kernels before 6.1
+    found, before = Pages(shared, 9 << 20), joined()
+    found.populate(0, 9 << 20)
+    found.memory[:] = 1
+    assert joined() == before
+    assert shared[:] == bytes([1] * (9 << 20))
+
+
+JOB = """
+import numpy as np
+import mpips
+from tests.transport.test_pages import joined
+
+def work(ps):
+    ps.push("w", np.ones(3 << 20, np.float32))
+    ps.clock()
+    assert (ps.pull("w") == -1).all()
+    with ps.view("w") as view:
+        assert (view == -1).all()
+    return joined()
+
+found = mpips.run(work, [mpips.Dense("w", (3 << 20,), mpips.optim.SGD(lr=0.5))], servers=1)
+if found:
+    print("joined", min(found) >> 20)
+"""
+
+
+@joins
+def test_workers_find_the_windows_of_their_node_in_large_pages(tmp_path: Path) -> None:
+    (tmp_path / "job.py").write_text(JOB)
+    done = mpirun(3, tmp_path / "job.py")
+    assert done.code == 0, done
+    assert int(done.out.split()[-1]) >= 20, done
