@@ -6,9 +6,9 @@ joins pages of shared memory, too, whatever is set (6.1 and later: MADV_COLLAPSE
 place in the file are equal modulo the size of a large page, and MPI maps a window wherever there is room. So it is mapped a second
 time, where they are: an old size of 0 asks mremap(2) for another mapping of the same pages.
 
-What does not work here, because of the kernel, its settings or how this MPI shares memory, is done without: the memory is the same.
-
 The second mapping lasts as long as an array of it: what a program has kept may be read after the window has gone.
+
+What does not work here, because of the kernel or of how this MPI shares memory, is done without: the memory is the same.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy as np
 from mpips.transport.base import Array
 
 LARGE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
-MOST = 32 << 20  # bytes: a page of 512 MB (arm64 with pages of 64 KB) is too much for the last shard of a table
+MOST = 32 << 20  # bytes: pages of 512 MB (arm64, with small ones of 64 KB) would be more than most windows
 MAYMOVE, FIXED = 1, 2  # of mremap(2)
 COLLAPSE = 25  # of madvise(2); Python has no name for it
 PIECE = 64 << 20  # bytes that one call joins
@@ -54,16 +54,14 @@ class Pages:
 
     def __init__(self, buffer: Any, size: int) -> None:
         self.memory: Array = np.frombuffer(buffer, np.uint8)[:size]
-        self._large = _large()
-        self._aligned = False
-        if self._large and size >= self._large:
-            again = _again(self.memory, self._large)
-            self._aligned = again is not None
-            self.memory = again if again is not None else self.memory
+        again = _again(self.memory, _large() or mmap.PAGESIZE) if size and sys.platform == "linux" else None
+        self._large = _large() if again is not None else 0
+        if again is not None:
+            self.memory = again
 
     def populate(self, start: int, stop: int) -> None:
         """Allocate memory of this process for these bytes, if in large pages; what they hold stays."""
-        if not self._aligned:
+        if not self._large:
             return
         large, base = self._large, self.memory.ctypes.data
         first, last = _pages(self.memory)
@@ -72,7 +70,7 @@ class Pages:
         libc = ctypes.CDLL(None)
         for at in range(lo, hi, PIECE):
             end = min(at + PIECE, hi)
-            self.memory[max(at - base, 0) : end - base : large].max()  # an empty page is not joined with others, and reading makes it be
+            self.memory[max(at - base, 0) : end - base : large].max()  # what is all empty is not joined, and to read makes a page
             if libc.madvise(ctypes.c_void_p(at), ctypes.c_size_t(end - at), COLLAPSE):
                 return
 
@@ -80,14 +78,13 @@ class Pages:
 def _large() -> int:
     """Bytes of a large page, 0 where there is none that is of use."""
     size = 0
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, ValueError):
-            size = int(LARGE.read_text())
+    with contextlib.suppress(OSError, ValueError):
+        size = int(LARGE.read_text())
     return size if size <= MOST else 0
 
 
 def _again(memory: Array, large: int) -> Array | None:
-    """Map memory that is shared a second time, where large pages fit; None if that cannot be."""
+    """Map memory that is shared a second time, where pages of so many bytes fit; None if that cannot be."""
     first, last = _pages(memory)
     place = _place(first, last)
     if place is None:

@@ -217,8 +217,8 @@ class Client:
         """Return a context manager for a dense table as a read-only NumPy array, valid until this worker's next `clock()`.
 
         It is the server's own memory, without a copy, if the table has staleness 0 and lies whole on a server of this node
-        (`zero_copy` of the manager tells, inside the block); otherwise a copy. That memory is gone after the run: to look at a
-        kept array then is a crash (SIGSEGV).
+        (`zero_copy` of the manager tells, inside the block); otherwise a copy. Copy what you want to keep: later versions are
+        written there. On Linux a kept array outlives the run; elsewhere to look at it then is a crash.
 
         >>> with ps.view("w") as w:                                                   # doctest: +SKIP
         ...     loss = float(((x @ w - y) ** 2).mean())

@@ -273,8 +273,8 @@ class Worker(Client):
         """Return a context manager for an array to write a dense table's gradient into; it is pushed when the block ends.
 
         The array is uninitialised. Where possible it is the mailbox's own memory (`zero_copy` of the manager tells, inside the
-        block), which saves a copy. If the block raises, nothing is pushed. `clock()` comes after the block. After the run
-        the mailbox is gone: to touch a kept array then is a crash (SIGSEGV).
+        block), which saves a copy. If the block raises, nothing is pushed. `clock()` comes after the block. Do not keep the
+        array: later gradients are written there. After the run to touch it is a crash, except on Linux.
 
         Raises:
             UnknownTable, UsageError: no such table, or one of rows.

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import mmap
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +19,7 @@ from tests.mpirun import mpirun
 
 LARGE = 2 << 20
 KERNEL = tuple(int(n) for n in re.findall(r"\d+", os.uname().release)[:2]) if sys.platform == "linux" else (0, 0)
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is mapped again on Linux only")
 joins = pytest.mark.skipif(KERNEL < (6, 1) or pages._large() != LARGE, reason="this kernel joins no pages of shared memory")
 
 
@@ -64,8 +63,6 @@ def test_only_the_pages_that_are_asked_for_take_memory(shared: mmap.mmap, start:
 
 
 def test_an_array_that_is_kept_is_there_after_the_window(shared: mmap.mmap) -> None:
-    if not pages._large():
-        pytest.skip("no large pages here")
     kept = Pages(shared, 9 << 20).memory[100:200].view(np.float32)
     kept[:] = 5
     address = kept.ctypes.data
@@ -84,26 +81,35 @@ def within(line: str, address: int) -> bool:
     return start <= address < end
 
 
-@pytest.mark.parametrize("what", ["private", "small", "no large pages", "one of 512 MB", "the kernel refuses"])
-def test_memory_that_cannot_be_had_in_large_pages_is_used_as_it_is(what: str, shared: mmap.mmap, monkeypatch: pytest.MonkeyPatch,
-                                                                   tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["private", "the kernel refuses", "nothing"])
+def test_memory_that_cannot_be_mapped_again_is_used_as_it_is(what: str, shared: mmap.mmap, monkeypatch: pytest.MonkeyPatch) -> None:
     buffer, size = shared, 9 << 20
     if what == "private":
         buffer = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if what == "small":
-        size = LARGE - 1
-    if what == "no large pages":
-        monkeypatch.setattr(pages, "LARGE", tmp_path / "hpage_pmd_size")
-    if what == "one of 512 MB":
-        monkeypatch.setattr(pages, "LARGE", tmp_path / "hpage_pmd_size")
-        (tmp_path / "hpage_pmd_size").write_text(f"{512 << 20}\n")
     if what == "the kernel refuses":
         monkeypatch.setattr(pages, "MAYMOVE", 0)  # EINVAL
+    if what == "nothing":
+        size = 0
     found = Pages(buffer, size)
     found.populate(0, size)
     assert found.memory.ctypes.data == np.frombuffer(buffer, np.uint8).ctypes.data
-    found.memory[-1] = 3
-    assert buffer[size - 1] == 3
+    assert found.memory.size == size
+    found.memory[-1:] = 3
+    assert buffer[size - 1] == 3 * bool(size)
+
+
+@pytest.mark.parametrize("large", ["none", "512 MB"])
+def test_without_large_pages_memory_is_mapped_again_all_the_same(large: str, shared: mmap.mmap, monkeypatch: pytest.MonkeyPatch,
+                                                                 tmp_path: Path) -> None:
+    monkeypatch.setattr(pages, "LARGE", tmp_path / "hpage_pmd_size")
+    if large == "512 MB":
+        (tmp_path / "hpage_pmd_size").write_text(f"{512 << 20}\n")
+    found, before = Pages(memoryview(shared)[4096:], 9000), joined()
+    found.populate(0, 9000)
+    found.memory[:] = 9
+    assert joined() == before
+    assert shared[4096 : 4096 + 9000] == bytes([9] * 9000)
+    assert shared[4096 + 9000] == 0
 
 
 @joins
@@ -134,6 +140,23 @@ if found:
     print("joined", min(found) >> 20)
 """
 
+KEPT = """
+import numpy as np
+import mpips
+
+kept = []
+
+def work(ps):
+    ps.push("w", np.ones(1000, np.float32))
+    ps.clock()
+    with ps.view("w") as view:
+        kept.append(view)
+
+mpips.run(work, [mpips.Dense("w", (1000,), mpips.optim.SGD(lr=0.5))], servers=1)
+for array in kept:
+    print("kept", array.sum())
+"""
+
 
 @joins
 def test_workers_find_the_windows_of_their_node_in_large_pages(tmp_path: Path) -> None:
@@ -141,3 +164,10 @@ def test_workers_find_the_windows_of_their_node_in_large_pages(tmp_path: Path) -
     done = mpirun(3, tmp_path / "job.py")
     assert done.code == 0, done
     assert int(done.out.split()[-1]) >= 20, done
+
+
+def test_a_view_that_is_kept_after_the_run_is_no_crash(tmp_path: Path) -> None:
+    (tmp_path / "job.py").write_text(KEPT)
+    done = mpirun(3, tmp_path / "job.py")
+    assert done.code == 0, done
+    assert done.out.count("kept -1000.0") == 2, done
