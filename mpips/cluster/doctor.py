@@ -23,6 +23,7 @@ from mpips.cluster.agree import meet
 from mpips.cluster.memory import Need, check, free, mega
 from mpips.cluster.world import beside, environment_size, nodes_of
 from mpips.errors import UsageError
+from mpips.transport.pages import Pages
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -31,6 +32,7 @@ PACKAGES = ("mpi4py", "numpy", "h5py", "ml_dtypes", "array-api-compat", "msgspec
             "mpich", "impi-rt", "scikit-learn")
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 LEVELS = ("single", "funneled", "serialized", "multiple")
+TRIAL = 8 << 20  # bytes of a window: some large pages
 ASLEEP = 0.25  # seconds for which the target of a Put stays out of MPI
 ROW = 512  # bytes in which a rank says where it runs
 SHARED = ("sm_segment.", "vader_segment.", "mpich_shm_")  # what MPIs call their files in /dev/shm
@@ -122,7 +124,7 @@ def windows(comm: MPI.Intracomm, nodes: list[int]) -> dict[str, str]:
     from mpi4py import MPI
 
     try:
-        check(Need(shared=1 << 20), "windows for a trial")
+        check(Need(shared=TRIAL), "windows for a trial")
         problem = b""
     except UsageError as error:
         problem = str(error).encode()[:ROW]
@@ -130,8 +132,10 @@ def windows(comm: MPI.Intracomm, nodes: list[int]) -> dict[str, str]:
     if any(problems):
         return {"not tried": next(filter(None, problems)).decode(errors="replace")}
     node = cast("MPI.Intracomm", comm.Split(nodes[comm.rank], comm.rank))
-    shared = MPI.Win.Allocate_shared(4096 if node.rank == 0 else 0, 1, comm=node)
-    memory = np.asarray(shared.Shared_query(0)[0]).view(np.uint8)
+    shared = MPI.Win.Allocate_shared(TRIAL if node.rank == 0 else 0, 1, comm=node)
+    pages = Pages(shared.Shared_query(0)[0], TRIAL)
+    memory = pages.memory
+    large = meet(comm, np.array([node.rank == 0 and pages.populate(0, TRIAL)], np.uint8))[0, 0]
     created = MPI.Win.Create(memory if node.rank == 0 else None, 1, comm=comm)
     out = {}
     for window in (shared, created):
@@ -146,6 +150,8 @@ def windows(comm: MPI.Intracomm, nodes: list[int]) -> dict[str, str]:
     far = next((r for r in range(comm.size) if nodes[r] != 0), None)
     if far is not None:
         out["Create over it, other node"] = _put(comm, created, far, 0, memory)
+    if len(here) > 1:
+        out["memory of a node"] = f"works, in {'large' if large else 'small'} pages"
     for window in (shared, created):
         window.Unlock_all()
     created.Free()

@@ -59,10 +59,10 @@ class Pages:
         if again is not None:
             self.memory = again
 
-    def populate(self, start: int, stop: int) -> None:
-        """Allocate memory of this process for these bytes, if in large pages; what they hold stays."""
+    def populate(self, start: int, stop: int) -> bool:
+        """Allocate memory of this process for these bytes in large pages; what they hold stays. Return whether there are any."""
         if not self._large:
-            return
+            return False
         large, base = self._large, self.memory.ctypes.data
         first, last = _pages(self.memory)
         lo = max((base + start) // large * large, -(-first // large) * large)
@@ -72,7 +72,8 @@ class Pages:
             end = min(at + PIECE, hi)
             self.memory[max(at - base, 0) : end - base : large].max()  # what is all empty is not joined, and to read makes a page
             if libc.madvise(ctypes.c_void_p(at), ctypes.c_size_t(end - at), COLLAPSE):
-                return
+                return False
+        return hi > lo
 
 
 def _large() -> int:

@@ -42,6 +42,7 @@ def test_under_mpirun_it_is_printed_once_and_the_windows_are_tried() -> None:
     tried = [line.split(maxsplit=1)[1] for line in text if line.startswith("  window ")]
     assert tried[0].startswith("Allocate_shared: works, passive"), done
     assert tried[1].startswith("Create over it, same node: works, only while the target is in MPI"), done
+    assert tried[2] in ("memory of a node: works, in large pages", "memory of a node: works, in small pages"), done
     assert any("more ranks than cores" in line for line in text) == (len(os.sched_getaffinity(0)) < 3), done
 
 
