@@ -24,6 +24,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 SLICE = 256 << 10  # bytes of one array; measured: half of it is slower by the calls, twice it gains nothing
 KEPT = SMALLEST // 2  # elements of the arrays that a fold keeps between calls
+BEYOND = 16 << 20  # bytes of the values that are folded alike, from which on the caches do not hold both copies and the gradients
 TOGETHER = 4  # gradients that one compiled loop adds up; each number is compiled for itself
 
 
@@ -72,7 +73,8 @@ class Fold:
             table.combine == "mean", self._clip is not None, self._decay is not None, self._limits is not None)
         counts = {1, workers} if workers <= TOGETHER and table.staleness == 0 and not self.half else {1}
         self._loop = compiled_by(engine, table.size if elements is None else elements, lambda: compiled(
-            optimizer.rule, slots, scalars, self.dtype, self._change, sorted(counts)))
+            optimizer.rule, slots, scalars, self.dtype, self._change, sorted(counts),
+            large=not self.half and (elements or table.size) * self.itemsize >= BEYOND))
         self.engine = "numpy" if self._loop is None else "numba"
 
     def new_slots(self, value: Array) -> dict[str, Array]:

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mpips import optim
-from mpips.optim import OPTIMIZERS, Optimizer, make
+from mpips import Dense, optim
+from mpips.optim import OPTIMIZERS, Fold, Optimizer, make
+from mpips.optim import compiled as compiling
 from mpips.optim.compiled import compiled
 from mpips.optim.program import trace
 
@@ -69,6 +70,44 @@ def test_bits_of_anything(rule: Optimizer, dtype: Any, step: int, data: st.DataO
     if rule.name == "amsgrad":
         slots[2] = np.abs(slots[2])  # a largest square; of 0.0 and -0.0 a maximum may be either (IEEE 754-2008, 5.3.1)
     compare(rule, w, g, slots, step)
+
+
+@given(st.sampled_from([np.float32, np.float64]), st.integers(0, 300), st.integers(0, 40), st.integers(1, 3),
+       st.sampled_from([(False,) * 4, (True,) * 4]))
+def test_bits_that_are_written_past_the_cache(dtype: Any, n: int, first: int, count: int, change: Any) -> None:
+    rule, kind = optim.SGD(0.05), np.dtype(dtype)
+    draw = np.random.default_rng(n)
+    w, *grads = draw.standard_normal((1 + count, n)).astype(dtype)
+    more = [kind.type(x) for x in (0.5, 1.0, 0.25, -1.5, 1.5, 0)]
+    near, far = (compiled(rule.rule, 0, 1, kind, change, (count,), large=large) for large in (False, True))
+    room = np.full(n + 200, 9, dtype)
+    begin = -room.ctypes.data % 64 // kind.itemsize + first * (first % 3)  # where a line begins, or anywhere
+    one, two = np.empty_like(w), room[begin : begin + n]
+    near(w, grads, [], [kind.type(0.05)], one, more)
+    far(w, grads, [], [kind.type(0.05)], two, more)
+    assert two.tobytes() == one.tobytes()
+    assert (room[:begin] == 9).all()
+    assert (room[begin + n :] == 9).all()
+
+
+@pytest.mark.parametrize(("elements", "made"), [(1 << 22, "_past0"), ((1 << 22) - 1, "_loop0")])
+def test_only_values_that_are_too_many_for_the_cache_are_written_past_it(elements: int, made: str,
+                                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = []
+
+    def spy(template: Any, *args: Any) -> Any:
+        loop = built(template, *args)
+        return lambda *given: ran.append(template.__name__) or loop(*given)
+
+    built = compiling._compile
+    monkeypatch.setattr(compiling, "_compile", spy)
+    fold = Fold(optim.SGD(0.5), Dense("w", (256,), optim.SGD(0.5)), "numba", elements=elements)
+    room = np.empty(256 + 64, np.float32)
+    room = room[-room.ctypes.data % 64 // 4 :]
+    w, new = np.ones(256, np.float32), room[:256]
+    fold(w, new, [], [w], step=1, clock=0)
+    assert (new == 0.5).all()
+    assert ran == [made]
 
 
 def test_rules_of_one_name_do_not_share_a_cached_loop() -> None:
