@@ -13,7 +13,7 @@ data has to be saved, since the clock says it.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -292,13 +292,17 @@ class Order:
     parts; in the last, shorter step they may differ by one sample, and a worker may even get none. So all workers count
     the same clocks an epoch and each sample is taken once.
 
+    Args:
+        before: of a resumed run, how many samples a step took and until which clock, [(clock, samples), ...]: it goes on behind
+            the last of them.
+
     >>> order = Order(11, batch=2, workers=2, seed=0)
     >>> order.steps, [[len(order.rows(clock, worker)) for clock in range(3)] for worker in range(2)]
     (3, [[2, 2, 1], [2, 2, 2]])
     """
 
-    def __init__(self, samples: int, *, batch: int, workers: int, seed: int) -> None:
-        self.samples, self.batch, self.workers, self.seed = samples, batch, workers, seed
+    def __init__(self, samples: int, *, batch: int, workers: int, seed: int, before: Sequence[tuple[int, int]] = ()) -> None:
+        self.samples, self.batch, self.workers, self.seed, self.before = samples, batch, workers, seed, before
         self._kept: tuple[int, Array] | None = None
 
     @property
@@ -306,21 +310,45 @@ class Order:
         """Clocks of an epoch."""
         return -(-self.samples // (self.batch * self.workers))
 
+    def end(self, epochs: int) -> int:
+        """Return the clock at which so many epochs are over; if they were before the resume, one that is not behind it."""
+        begin = self.before[-1][0] if self.before else 0
+        epoch, offset = divmod(self.seen(begin), self.samples)
+        return begin - (offset - self.samples) // (self.batch * self.workers) + (epochs - epoch - 1) * self.steps
+
     def epoch(self, clock: int) -> int:
         """Return the epoch that this clock lies in."""
-        return clock // self.steps
+        return self.seen(clock) // self.samples
 
     def rows(self, clock: int, worker: int) -> Array:
         """Return the indices (int64, 1-d, maybe empty) of the samples of `worker` at `clock`."""
-        epoch, step = divmod(clock, self.steps)
+        seen, size = self._place(clock)
+        epoch, start = divmod(seen, self.samples)
         if self._kept is None or self._kept[0] != epoch:
             self._kept = epoch, permutation(self.samples, self.seed, epoch)
-        start = step * self.batch * self.workers
-        together = self._kept[1][start:start + self.batch * self.workers]
+        together = self._kept[1][start:start + size]
         n = len(together)
         return together[worker * n // self.workers:(worker + 1) * n // self.workers]
 
     def seen(self, clock: int) -> int:
         """Return how many samples all workers together have taken before `clock`."""
-        epoch, step = divmod(clock, self.steps)
-        return epoch * self.samples + min(step * self.batch * self.workers, self.samples)
+        return self._place(clock)[0]
+
+    def _place(self, clock: int) -> tuple[int, int]:
+        """Return how many samples were taken before `clock`, and how many its step takes if the epoch has as many left."""
+        seen = begin = 0
+        for until, size in self.before:
+            if clock < until:
+                return self._after(seen, clock - begin, size), size
+            seen, begin = self._after(seen, until - begin, size), until
+        size = self.batch * self.workers
+        return self._after(seen, clock - begin, size), size
+
+    def _after(self, seen: int, steps: int, size: int) -> int:
+        """Return how many samples were taken some steps after `seen`; a step ends where an epoch does."""
+        epoch, offset = divmod(seen, self.samples)
+        rest = -((offset - self.samples) // size)  # steps to the end of this epoch
+        if steps < rest:
+            return seen + steps * size
+        more, step = divmod(steps - rest, -(-self.samples // size))
+        return (epoch + 1 + more) * self.samples + step * size

@@ -37,15 +37,15 @@ class Meter:
 
     Args:
         start: clock of the first step; `total` is the last.
-        steps: clocks of an epoch.
+        samples: of an epoch.
         staleness: what to write down as such.
         seen: how many samples all workers have taken before a clock.
         now: seconds from anywhere.
     """
 
-    def __init__(self, start: int, total: int, steps: int, staleness: int | None, seen: Callable[[int], int],
+    def __init__(self, start: int, total: int, samples: int, staleness: int | None, seen: Callable[[int], int],
                  now: Callable[[], float] = time.perf_counter) -> None:
-        self.start, self.total, self.steps, self.staleness = start, total, steps, staleness
+        self.start, self.total, self.samples, self.staleness = start, total, samples, staleness
         self.seen, self.now = seen, now
         self.began = self.last = now()
         self.clock = start
@@ -65,7 +65,7 @@ class Meter:
         out: Record = {
             "time": round(elapsed, 6),
             "clock": clock,
-            "epoch": round(clock / self.steps, 4),
+            "epoch": round(self.seen(clock) / self.samples, 4),
             "loss": sum(self.losses) / len(self.losses) if self.losses else None,
             **known(score),
             "samples_per_s": _per(self.seen(clock) - self.seen(self.clock), seconds),

@@ -34,12 +34,11 @@ class Watch:
     """
 
     def __init__(self, training: Training, ps: Worker, data: Data, total: int) -> None:
-        config, order = training.config, training.order(ps.workers)
+        config, self.order = training.config, training.order(ps.workers)
         self.training, self.ps, self.data, self.total = training, ps, data, total
         self.start = ps.now
         self.first = ps.index == 0
-        self.log_every, self.eval_every = config.log_every or order.steps, config.eval_every or order.steps
-        self.meter = Meter(ps.now, total, order.steps, bound(config.staleness), order.seen)
+        self.meter = Meter(ps.now, total, self.order.samples, bound(config.staleness), self.order.seen)
         directory = config.log_directory if self.first else None
         self.metrics = Metrics(directory / METRICS, ps.now) if directory else None
         self.evaluations = directory / evaluations(0) if directory and training.by_reader else None
@@ -55,13 +54,17 @@ class Watch:
             self.shown.step(clock)
         if clock == self.total:
             return  # `end` follows
-        if self.first and clock % self.eval_every == 0:
+        if self.first and self._due(clock, self.training.config.eval_every):
             if self.evaluations is not None:
                 self.score = newest(self.evaluations)
             elif not self.training.by_reader:
                 self.evaluate()
-        if clock % self.log_every == 0:
+        if self._due(clock, self.training.config.log_every):
             self.record(clock)
+
+    def _due(self, clock: int, every: int | None) -> bool:
+        """Whether at this clock is due what happens every so many clocks, None for once an epoch."""
+        return clock % every == 0 if every else self.order.epoch(clock) > self.order.epoch(clock - 1)
 
     def evaluate(self) -> None:
         """Score the parameters that this worker pulls now."""

@@ -54,6 +54,32 @@ def test_the_step_of_all_workers_does_not_depend_on_their_number() -> None:
         np.testing.assert_array_equal(one.rows(clock, 0), together)
 
 
+sizes = st.tuples(st.integers(0, 30), st.integers(1, 50))
+
+
+@given(st.integers(1, 60), st.lists(sizes, max_size=3), st.integers(1, 9), st.integers(1, 4), st.integers(1, 4))
+def test_steps_of_other_sizes_before_take_each_sample_once_an_epoch_too(samples: int, parts: list[tuple[int, int]], batch: int,
+                                                                        workers: int, epochs: int) -> None:
+    before = [(sum(steps for steps, _ in parts[:n + 1]), size) for n, (_, size) in enumerate(parts)]
+    order = Order(samples, batch=batch, workers=workers, seed=7, before=before)
+    behind = before[-1][0] if before else 0
+    epochs += order.epoch(behind)  # so many are not over there
+    taken = [np.concatenate([order.rows(clock, worker) for worker in range(workers)]) for clock in range(order.end(epochs))]
+    assert [order.seen(clock + 1) - order.seen(clock) for clock in range(len(taken))] == [len(some) for some in taken]
+    of_epochs = np.concatenate(taken).reshape(epochs, samples)
+    assert all(sorted(some) == list(range(samples)) for some in of_epochs)
+    assert order.end(order.epoch(behind)) <= behind
+
+
+@given(orders, st.integers(1, 100), st.integers(0, 3))
+def test_steps_of_the_same_size_before_change_nothing(order: Order, clock: int, epochs: int) -> None:
+    again = Order(order.samples, batch=order.batch, workers=order.workers, seed=order.seed,
+                  before=[(clock, order.batch * order.workers)])
+    assert again.end(epochs) == order.end(epochs) == epochs * order.steps
+    for near in (clock - 1, clock, clock + 1):
+        np.testing.assert_array_equal(again.rows(near, 0), order.rows(near, 0))
+
+
 def test_permutation_is_fixed_for_good() -> None:
     assert permutation(8, 1, 2).tolist() == [4, 2, 0, 6, 1, 5, 7, 3]
     assert permutation(100, 1, 2).tolist() != permutation(100, 1, 3).tolist()

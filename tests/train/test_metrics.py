@@ -15,7 +15,7 @@ from mpips.train.metrics import Meter, Metrics, check_directory, rank_log
 
 def test_records() -> None:
     times = iter([10.0, 12.0, 16.0])
-    meter = Meter(4, 20, 8, 3, lambda clock: 10 * clock, now=lambda: next(times))
+    meter = Meter(4, 20, 80, 3, lambda clock: 10 * clock, now=lambda: next(times))
     meter.step(1.0)
     meter.step(3.0)
     meter.step(math.nan)
