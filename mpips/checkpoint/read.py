@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 NAMED = 5  # differences that an error spells out
+ANEW = 'To begin anew from its values: init=mpips.init.array(mpips.Saved(PATH).array("w"))'
 
 
 def locate(path: str | os.PathLike[str]) -> Path:
@@ -154,8 +155,7 @@ class Saved:
             wrong += [f"table '{name}' is in the checkpoint only" for name in self._tables if name not in names]
         if wrong:
             rest = f"; and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
-            raise CheckpointError(f"{self.path} is of other tables: {'; '.join(wrong[:NAMED])}{rest}. "
-                                  'To begin anew from its values: init=mpips.init.array(mpips.Saved(PATH).array("w"))')
+            raise CheckpointError(f"{self.path} is of other tables: {'; '.join(wrong[:NAMED])}{rest}. {ANEW}")
 
     def read(self, table: str, slot: str | None, start: int, stop: int) -> Array:
         """Return the flat elements `start:stop` of a dense table's values (`slot=None`) or of a slot, in a new array.

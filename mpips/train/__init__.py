@@ -7,6 +7,7 @@
 | `config`   | what a TOML file and the keywords of `fit` may say                |
 | `data`     | sources, what is held out, and which samples a worker takes       |
 | `setup`    | from a configuration to model, tables and checkpoints, all checked |
+| `resume`   | that a checkpoint is of this training, and how far it is          |
 | `start`    | errors before `run`, told once by all ranks                       |
 | `fit`      | the loop                                                          |
 | `early`, `late` | pushes while the backward pass goes on, pulls while the forward pass does |

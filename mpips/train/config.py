@@ -73,8 +73,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         combine: "mean" or "sum" of the workers' gradients, see `mpips.Dense`.
         combine_on: "node" lets the workers of a node add up their gradients before one pushes the sum, see `mpips.run`.
         dtype: of the tables.
-        epochs: passes over the training samples, those before a resume included. What a resumed run has behind it is its clock,
-            counted in steps of the batch and the workers that it has now: with twice the workers it is twice as many epochs.
+        epochs: passes over the training samples, those before a resume included, whatever the batch and the workers were then
+            (but a schedule of the learning rate counts clocks).
         batch: samples of one worker's step.
         evaluate: "worker" (worker 0, between its steps) or "reader" (while training goes on); None is whoever is there.
             The last evaluation, after the last step, is always worker 0's.

@@ -6,13 +6,14 @@
 | `npz`    | arrays `x`, `y` of a file, and `x_test`, `y_test` if present | path               |
 | `linear` | drawn here: y = x w + b + noise                              | samples, w, b, noise |
 
-Every worker loads the same arrays and takes its part by `Order`, a pure function: nothing about the position in the
-data has to be saved, since the clock says it.
+Every worker loads the same arrays and takes its part by `Order`, a pure function: the clock says the position in the data,
+together with the sizes that steps have had (`mpips.train.resume`).
 """
 
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -23,6 +24,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
+from mpips.arrays import to_host
 from mpips.errors import UsageError
 from mpips.train.config import Named, convert, nearest
 
@@ -208,6 +210,16 @@ class Data:
             return self
         x, y, x_test, y_test = map(xp.asarray, (self.x, self.y, self.x_test, self.y_test))
         return Data(x, y, x_test, y_test, self.scale)
+
+    def facts(self) -> dict[str, Any]:
+        """Return as JSON values by what a checkpoint tells these samples, and which of them are held out, from others.
+
+        Targets of floats are compared as float32, for a machine may round what it computes in float64 otherwise than another.
+        """
+        with np.errstate(over="ignore"):
+            parts = [to_host(part).astype("<i8" if part.dtype.kind == "i" else "<f4") for part in (self.y, self.y_test)]
+        return {"samples": len(self.y), "held_out": len(self.y_test), "standardized": self.scale is not None,
+                "targets": f"{zlib.crc32(parts[0].tobytes() + parts[1].tobytes()):08x}"}
 
     @property
     def classes(self) -> int | None:

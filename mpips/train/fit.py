@@ -26,6 +26,7 @@ from mpips.train.evaluate import score
 from mpips.train.late import Late
 from mpips.train.leave import Leave, told_to_leave
 from mpips.train.metrics import Metrics, known, rank_log
+from mpips.train.resume import going_on
 from mpips.train.setup import Training, prepare
 from mpips.train.start import starting
 from mpips.train.watch import LOG, evaluations, rank_name, watch
@@ -86,7 +87,7 @@ def fit(config: Config | Mapping[str, Any] | str | os.PathLike[str] | None = Non
                if key in keywords and not isinstance(keywords[key], (str, Mapping))}
     with starting():
         checked = _config(config, settings, keywords, where)
-        training = prepare(checked if resume is None else _resumed(checked, str(resume), where), where, **objects)
+        training = going_on(prepare(checked if resume is None else _resumed(checked, str(resume), where), where, **objects))
     given = training.config
     results = run(
         lambda ps: work(training, ps), training.tables, servers=given.server_ranks, readers=given.readers,
@@ -110,7 +111,7 @@ def work(training: Training, ps: Worker) -> dict[str, Any]:
     """Train on one worker."""
     config, model, names = training.config, training.model, training.names
     data, order = training.data(ps.xp), training.order(ps.workers)
-    total = config.epochs * order.steps
+    total = order.end(config.epochs)
     early = Early(ps)
     late = Late(ps, training.tables) if isinstance(model, Layered) else None
     layered = model if config.clip_norm is None and isinstance(model, Layered) else None  # a norm takes all gradients together

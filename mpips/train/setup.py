@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,8 @@ class Training:
     Attributes:
         source: where the samples come from; the ranks that need them load them again, the servers do not keep them.
         samples: how many of them are trained on.
-        meta: what `mpips predict` needs, kept in every checkpoint.
+        meta: what `mpips predict` and a resume need, kept in every checkpoint.
+        before: of a resumed run, see `Order`.
     """
 
     config: Config
@@ -36,6 +38,7 @@ class Training:
     tables: list[Dense]
     checkpoint: Checkpoints | None
     meta: dict[str, Any]
+    before: Sequence[tuple[int, int]] = ()
 
     @property
     def names(self) -> list[str]:
@@ -53,7 +56,7 @@ class Training:
 
     def order(self, workers: int) -> Order:
         """Return the order in which so many workers take the samples."""
-        return Order(self.samples, batch=self.config.batch, workers=workers, seed=self.config.seed)
+        return Order(self.samples, batch=self.config.batch, workers=workers, seed=self.config.seed, before=self.before)
 
 
 def prepare(config: Config, where: str = "fit", *, model: Model | None = None, data: Source | Data | None = None,
@@ -92,7 +95,7 @@ def prepare(config: Config, where: str = "fit", *, model: Model | None = None, d
                                      resume=given.resume)
         scale = loaded.scale
         meta = {"model": model.describe(), "task": model.task, "scale": scale.describe() if scale else None,
-                "config": plain(config)}
+                "config": plain(config), "data": loaded.facts()}
     except UsageError as error:
         if str(error).startswith(f"{where}: "):
             raise

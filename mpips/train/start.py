@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from mpips.errors import UsageError
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -31,12 +34,34 @@ def starting() -> Iterator[None]:
         try:
             yield
         except UsageError as error:
-            abort.settle(MPI.COMM_WORLD, error)
+            if not getattr(error, "alike", False):  # `by_first` has met the others already
+                abort.settle(MPI.COMM_WORLD, error)
             raise
         except SystemExit as end:
             if not end.code:  # such as --help: all ranks were given the same words
                 end.alike = True  # type: ignore[attr-defined]
             raise
+
+
+def by_first(find: Callable[[], T]) -> T:
+    """Return on all ranks, within `starting`, what rank 0 finds: on a network file system each might find something else."""
+    from mpips.cluster.world import environment_size
+
+    if environment_size(os.environ)[0] <= 1:
+        return find()
+    from mpi4py import MPI
+
+    from mpips.cluster import abort
+
+    comm, problem = MPI.COMM_WORLD, None
+    found: T | None = None
+    try:
+        found = find() if comm.rank == 0 else None
+    except UsageError as error:
+        problem = error
+    abort.settle(comm, problem)
+    out: T = comm.bcast(found)
+    return out
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from mpips.cli import main
-from tests.mpirun import ROOT, environment, launcher, mpirun
+from tests.mpirun import ROOT, Done, environment, launcher, mpirun
 
 DIGITS = ROOT / "scripts" / "digits.toml"
 LINEAR = """
@@ -205,6 +205,21 @@ def test_wrong_input_is_told_once(here: Path, args: list[str]) -> None:
     assert done.err.count("mpips: error: ") == 1, done
     assert "Traceback" not in done.err
     assert not list(here.glob("runs/*"))
+
+
+@needs_mpirun
+def test_a_resume_on_another_number_of_workers_makes_the_epochs_that_were_asked_for(here: Path) -> None:
+    def done(ranks: int, *settings: str) -> Done:
+        return mpirun(ranks, ["-m", "mpips", "train", "some.toml", "--resume", "auto", *settings], cwd=here)
+
+    assert "done: 15 steps" in done(2).out  # 80 samples, 16 a step
+    out = done(4, "--set", "epochs=5").out
+    assert "step 19/19" in out, out
+    assert "done: 4 steps" in out, out  # 48 a step
+    told = done(3, "--set", "epochs=6", "--set", "data.seed=1")
+    assert told.code == 2, told
+    assert told.err.count("mpips: error: ") == 1, told
+    assert "runs/step-00000019 is of another training: data: targets " in told.err, told
 
 
 @needs_mpirun

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from mpips.errors import CheckpointError, NonFiniteGradient, UsageError
 from mpips.nn import initial
 from mpips.train import Data, Order, Report, load, predictor, source
 from mpips.train.config import Named, parse
+from mpips.train.setup import Training
 
 LINEAR: dict[str, Any] = {
     "data": {"source": "linear", "samples": 100, "w": [2.0, -3.0], "b": 0.5, "noise": 0.01, "test_fraction": 0.3},
@@ -111,6 +114,48 @@ def test_resume_of_another_model_names_the_tables(tmp_path: Path) -> None:
         mpips.fit(LINEAR, checkpoint=str(tmp_path), resume=str(tmp_path / "log"))
     with pytest.raises(UsageError, match=r"resume 'auto', but there is no \[checkpoint\] section"):
         mpips.fit(LINEAR, resume="auto")
+
+
+def test_a_resume_with_another_batch_goes_on_at_the_same_sample(tmp_path: Path) -> None:
+    assert fit(LINEAR, epochs=2, checkpoint={"directory": str(tmp_path), "every": 3, "keep_last": 4}).clock == 2 * 5
+    second = fit(LINEAR, epochs=4, batch=7, checkpoint=str(tmp_path), resume=tmp_path / "step-00000003")  # 22 of 70 are left
+    assert (second.steps, second.clock) == (4 + 3 * 10, 37)
+    assert [record["epoch"] for record in metrics(tmp_path / "log")] == [1, 2, 3, 4]
+    third = fit(LINEAR, epochs=5, batch=100, checkpoint=str(tmp_path), resume="latest")
+    assert (third.steps, third.clock) == (1, 38)
+    assert fit(LINEAR, epochs=5, batch=1, checkpoint=str(tmp_path), resume="latest").steps == 0
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"test_fraction": 0.2}, "data: samples 70 in the checkpoint, 80 here; data: held_out 30 in the checkpoint, 20 here"),
+    ({"seed": 1}, "data: targets '[0-9a-f]{8}' in the checkpoint, '[0-9a-f]{8}' here"),
+    ({"noise": 0.02}, "data: targets '[0-9a-f]{8}' in the checkpoint"),
+    ({"standardize": True}, "data: standardized False in the checkpoint, True here"),
+])
+def test_a_resume_with_other_data_is_an_error(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    fit(LINEAR, epochs=1, checkpoint=str(tmp_path))
+    with pytest.raises(CheckpointError, match=f"step-00000005 is of another training: {message}"):
+        mpips.fit(LINEAR, data={**LINEAR["data"], **changes}, checkpoint=str(tmp_path), resume="auto")
+
+
+def test_a_resume_of_a_model_with_the_same_tables_that_computes_something_else_is_an_error(tmp_path: Path) -> None:
+    mlp = {"name": "mlp", "hidden": [3]}
+    fit(LINEAR, epochs=1, model=mlp, checkpoint=str(tmp_path))
+    with pytest.raises(CheckpointError, match="another training: model: activation 'relu' in the checkpoint, 'tanh' here"):
+        mpips.fit(LINEAR, model={**mlp, "activation": "tanh"}, checkpoint=str(tmp_path), resume="latest")
+
+
+@pytest.mark.parametrize("left_out", [["data"], ["data", "config"], ["model"]])
+def test_a_checkpoint_without_the_facts_of_its_training_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                                   left_out: list[str]) -> None:
+    def less(training: Training) -> Training:
+        return dataclasses.replace(training, meta={key: value for key, value in training.meta.items() if key not in left_out})
+
+    with monkeypatch.context() as older:
+        older.setattr(sys.modules["mpips.train.fit"], "going_on", less)
+        fit(LINEAR, epochs=1, checkpoint=str(tmp_path))
+    other = {**LINEAR["data"], "seed": 1} if "data" in left_out else LINEAR["data"]
+    assert fit(LINEAR, epochs=2, data=other, checkpoint=str(tmp_path), resume="auto").steps == 5
 
 
 def test_clip_norm() -> None:
