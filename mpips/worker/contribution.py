@@ -50,10 +50,6 @@ class Contribution:
             self._give()
         return self.committed
 
-    def poll(self) -> None:
-        """Let the transport make progress."""
-        self._link.transport.poll()
-
     def wait(self) -> None:
         """Advance until it is committed."""
         if not self.committed:

@@ -26,7 +26,7 @@ class PullHandle(Generic[T]):
     @takes_turn
     def test(self) -> bool:
         """Whether the values are here; reads what is. It may wait for a moment where servers fold a table without pause."""
-        self.pull.poll()
+        self._link.transport.poll()
         return self.pull.advance()
 
     @takes_turn
@@ -62,7 +62,7 @@ class PushHandle:
         """Whether it is committed, or with `applied` published by every server."""
         if self.push is None:
             return not (applied and self._later)
-        self.push.poll()
+        self._link.transport.poll()
         return self.push.advance() and (not applied or self.push.applied())
 
     @takes_turn

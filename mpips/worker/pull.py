@@ -74,15 +74,11 @@ class Pull:
             tables = {i: None for s in reading.stretches for i in (s.owners if isinstance(s, Batch) else (s.owner,))}
             self._link.trace.add(what, begin, clock=self.now, what=", ".join(self.group.states[i].table.name for i in tables))
 
-    def poll(self) -> None:
-        """Let the transport make progress."""
-        self._link.transport.poll()
-
     def go_on(self, most: int) -> bool:
         """Read about so many bytes of what is there; return whether there was any."""
         before, self._most = self._moved, most
         try:
-            self.poll()
+            self._link.transport.poll()
             self.advance()
         finally:
             self._most = inf

@@ -63,13 +63,9 @@ class Push:
         """Whether nothing is left to do for this worker."""
         return self.committed or self.failure is not None
 
-    def poll(self) -> None:
-        """Let the transport make progress."""
-        self._link.transport.poll()
-
     def go_on(self, most: int) -> bool:
         """Advance where nobody can be told of a failure; return whether it did anything."""
-        self.poll()
+        self._link.transport.poll()
         try:
             return self.advance()
         except NonFiniteGradient:

@@ -25,7 +25,7 @@ def test_two_pulls_of_the_same_new_rows(seed: int) -> None:
             ps.clock()
         handles = [ps.ipull("t", rows=IDS) for _ in range(2)]
         for handle in handles:
-            handle.pull.poll()
+            ps._link.transport.poll()
             handle.pull.advance()
         for handle in handles:
             assert (handle.wait() >= 1).all()
