@@ -150,8 +150,8 @@ class Client:
         handle = self._pull(tables, out, rows, pool, offsets)
         pull, group = handle.pull, handle.pull.group
         self._start(pull, group)
-        if 0 in group.staleness and not pull.done:  # it must be over before the clock
-            self._reading = [p for p in self._reading if not p.done] + [pull]
+        if 0 in group.staleness and not pull.over:  # it must be over before the clock
+            self._reading = [p for p in self._reading if not p.over] + [pull]
         return handle
 
     def _start(self, begun: Pull | Push, group: Group) -> None:

@@ -32,7 +32,7 @@ class PullHandle(Generic[T]):
     @takes_turn
     def wait(self) -> T:
         """Wait for the values and return them."""
-        if not self.pull.done:
+        if not self.pull.over:
             self.pull.wait()
         return self._result()
 

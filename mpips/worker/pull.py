@@ -48,23 +48,18 @@ class Pull:
         self._as_of: Sequence[int | None] = ()  # by table, the clock whose version is wanted, None for the newest
         self._most: float = inf  # bytes that are read at a time
         self._moved = 0  # blocks read so far
-        self.done = False
-
-    @property
-    def over(self) -> bool:
-        """Whether nothing is left to do."""
-        return self.done
+        self.over = False  # whether all tables are read
 
     def advance(self) -> bool:
         """Go on as far as possible without waiting; return whether all tables are read."""
-        if self.done:
+        if self.over:
             return True
         if not self._arrived() or not self._read():
             return False
         stats = self._link.stats
         stats["pulls"] += len(self.group.states)
         stats["pull_bytes"] += self.nbytes
-        self.done = True
+        self.over = True
         return True
 
     def _note(self, what: str, begin: float, reading: Reading) -> None:
@@ -95,7 +90,7 @@ class Pull:
         group, link = self.group, self._link
         if not all(0 <= i < len(group.states) for i in some):
             raise UsageError(f"take: {list(some)} of a pull of {len(group.states)} tables, which are counted from 0")
-        if self.done:
+        if self.over:
             return
         if len(some) == len(group.states) or any(group.staleness[i] != 0 for i in some):
             self.wait()
@@ -119,7 +114,7 @@ class Pull:
             if len(self._apart) == len(group.states) and not self._left.stretches:
                 self._ready = True  # nothing is left to wait for
                 self.advance()
-            while self._ready and not (self.done or here()):
+            while self._ready and not (self.over or here()):
                 self.advance()
         finally:
             self._most = inf
