@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -135,15 +135,11 @@ class Link:
         try:
             return self._groups[names]
         except (KeyError, TypeError):  # new, or a name that is none
-            group = self.grouped([self.table(name) for name in names])
+            group = Group(self.transport, self.plan.words, [self.table(name) for name in names])
             if len(self._groups) >= GROUPS:  # others each time: then it does not help to keep them
                 self._groups.clear()
             self._groups[names] = group
             return group
-
-    def grouped(self, states: Sequence[TableState]) -> Group:
-        """Return a group that is needed once."""
-        return Group(self.transport, self.plan.words, states)
 
     def wait(self, until: Callable[[], bool], what: str, who: Callable[[], str],
              progress: Callable[[], object] | None = None) -> None:
