@@ -39,12 +39,11 @@ def adopt(link: Link) -> None:
     link.grow()
 
 
-def create(link: Link, table: Dense, *, saves: bool, combines: bool) -> None:
+def create(link: Link, table: Dense, *, saves: bool) -> None:
     """Ask for a table unless it is there already, and wait until every server has it.
 
     Args:
         saves: whether there are checkpoints.
-        combines: whether this worker adds up its gradients with others of its node.
     """
     t, words = link.transport, link.plan.words
     if table.name not in link.tables:
@@ -55,7 +54,7 @@ def create(link: Link, table: Dense, *, saves: bool, combines: bool) -> None:
         raise UsageError(f"table '{table.name}': there is no space to create it in; give run(reserve=...) some bytes")
     if link.plan.rings:
         check_ring(table)
-        if combines:
+        if link.combines:
             raise UsageError(f"table '{table.name}': created later where mailboxes are rings and combine='node'")
     if link.plan.lockstep and table.staleness != 0 and saves:
         raise UsageError(f"table '{table.name}': staleness {table.staleness} in a job whose checkpoints rely on staleness 0")

@@ -353,7 +353,7 @@ class Worker(Client):
         """
         if not isinstance(table, Dense):
             raise UsageError(f"create: {table!r:.60} is not a dense table; tables of rows are given to run()")
-        create(self._link, table, saves=self._saves, combines=self._neighbours is not None)
+        create(self._link, table, saves=self._saves)
 
     @takes_turn
     def _end(self) -> None:
