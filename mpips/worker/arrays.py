@@ -32,12 +32,12 @@ def target(device: Device | None, table: Table, out: Any) -> tuple[Array, Any]:
         return (out if out.ndim == 1 else out.reshape(-1)), out  # nearly always
     if out is None:
         if device:
-            return device.host(table), None
+            return device.empty((table.size,), table), None
         array = np.empty(table.shape, table.np_dtype)
         return array.reshape(-1), array
     if device and device.owns(out):
         device.check(table, out, "out of a pull")
-        return device.host(table), out
+        return device.empty((table.size,), table), out
     host = on_host(table, out, "out of a pull")
     if not isinstance(host, np.ndarray) or host.shape != table.shape or host.dtype != table.np_dtype:
         raise UsageError(f"table '{table.name}': out must be an array of shape {table.shape} and dtype {table.dtype}, "
@@ -49,7 +49,7 @@ def target(device: Device | None, table: Table, out: Any) -> tuple[Array, Any]:
 
 def deliver(device: Device, table: Table, values: Array, array: Any) -> Any:
     """Return what a pull on a worker with a GPU delivers: `array` itself if it lies on the host, else one on the device."""
-    return device.deliver(values, table, array) if array is None or device.owns(array) else array
+    return device.deliver(values.reshape(table.shape), array) if array is None or device.owns(array) else array
 
 
 def flat(device: Device | None, table: Table, gradient: Any) -> Array:

@@ -16,13 +16,8 @@ class Device:
     """CuPy device number `index` as the worker's verbs see it; a bfloat16 table is float32 there (`mpips.arrays.half`)."""
 
     def __init__(self, index: int) -> None:
-        self.index = index
         self.xp = use(index)
         self._staging = Staging(index)
-
-    def host(self, table: Table) -> Array:
-        """Return a flat pinned buffer for a table's values."""
-        return self._staging.empty((table.size,), table.np_dtype)
 
     def owns(self, x: Any) -> bool:
         """Whether `x` is a device array."""
@@ -35,20 +30,12 @@ class Device:
             raise UsageError(f"table '{table.name}': {verb} takes a device array of shape {table.shape} and dtype {want.name}, "
                              f"not {tuple(x.shape)} of {np.dtype(x.dtype).name}")
 
-    def deliver(self, flat: Array, table: Table, out: Any = None) -> Any:
-        """Return a device array with the values of `flat`, or fill `out`."""
-        values = self._staging.to_device(flat.reshape(table.shape))
-        if out is None:
-            return values
-        out[...] = values
-        return out
-
     def empty(self, shape: tuple[int, ...], table: Table) -> Array:
-        """Return a pinned buffer for some rows of a table."""
+        """Return a pinned buffer for values of a table."""
         return self._staging.empty(shape, table.np_dtype)
 
-    def rows(self, values: Array, out: Any = None) -> Any:
-        """Return a device array with these rows, or fill `out`."""
+    def deliver(self, values: Array, out: Any = None) -> Any:
+        """Return a device array with these values, or fill `out`."""
         there = self._staging.to_device(values)
         if out is None:
             return there

@@ -79,4 +79,4 @@ def bags_of(table: Rows, ids: Array, offsets: Any, pool: str | None) -> Bags | N
 
 def pooled(device: Device | None, bags: Bags, values: Array) -> Callable[[], Any]:
     """Return what gives the result of a pull with bags, whose rows are read into `values`, (ids, dim)."""
-    return lambda: bags.pool(values) if device is None else device.rows(bags.pool(values))
+    return lambda: bags.pool(values) if device is None else device.deliver(bags.pool(values))

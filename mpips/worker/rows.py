@@ -89,7 +89,7 @@ def rows_target(device: Device | None, table: Rows, ids: Array, out: Any) -> tup
     if device is None or not there:
         return host.reshape(-1, table.dim), lambda: out
     pinned = device.empty(shape, table)
-    return pinned.reshape(-1, table.dim), lambda: device.rows(pinned, out)
+    return pinned.reshape(-1, table.dim), lambda: device.deliver(pinned, out)
 
 
 def gradient_of(device: Device | None, table: Rows, shape: tuple[int, ...], gradient: Any) -> Array:

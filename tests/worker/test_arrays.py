@@ -92,7 +92,7 @@ def test_an_array_of_cupy_without_a_gpu_is_told_where_it_belongs(monkeypatch: py
 
 
 def test_on_a_worker_with_a_gpu_they_stay_on_the_host() -> None:
-    device: Any = SimpleNamespace(owns=lambda x: False, host=None, empty=None, deliver=None, rows=None)
+    device: Any = SimpleNamespace(owns=lambda x: False, empty=None, deliver=None)
     theirs = Foreign(ONES)
     assert deliver(device, W, ONES.reshape(-1), theirs) is theirs
     assert np.shares_memory(flat(device, W, theirs), ONES)
