@@ -5,7 +5,7 @@
 | `namespace` | the functions that fit an array, and any array as a NumPy one    |
 | `device`    | whether there is a GPU, and which one a rank takes               |
 | `half`      | bfloat16 as 2-byte words, for where there is no such dtype       |
-| `staging`   | host and device memory: pinned buffers, streams, registered pages |
+| `staging`   | host and device memory: pinned buffers, streams                  |
 
 Nothing here imports CuPy before a device is asked for.
 """
@@ -15,11 +15,10 @@ from __future__ import annotations
 from mpips.arrays.device import device_available, device_count, pick_device, use
 from mpips.arrays.half import from_words, to_words
 from mpips.arrays.namespace import Array, is_device_array, namespace, to_host
-from mpips.arrays.staging import Registration, Staging, register
+from mpips.arrays.staging import Staging
 
 __all__ = [
     "Array",
-    "Registration",
     "Staging",
     "device_available",
     "device_count",
@@ -27,7 +26,6 @@ __all__ = [
     "is_device_array",
     "namespace",
     "pick_device",
-    "register",
     "to_host",
     "to_words",
     "use",

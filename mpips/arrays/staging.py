@@ -1,4 +1,4 @@
-"""Between host and device: pinned buffers, one stream for each direction, registered window pages.
+"""Between host and device: pinned buffers, one stream for each direction.
 
 MPI touches host memory only: a pull ends in a pinned buffer that is then copied up, a gradient is copied down into one
 that MPI then sends. Three things here are easy to get wrong:
@@ -30,7 +30,6 @@ from mpips.errors import UsageError
 Host = np.ndarray[Any, np.dtype[Any]]
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 WORDS = np.dtype(np.uint16)
-REGISTER_DEFAULT = 0  # cudaHostRegisterDefault; CuPy names no constant for it
 
 
 class Staging:
@@ -73,7 +72,7 @@ class Staging:
     def to_device(self, host: Any, *, wait: bool = True) -> Array:
         """Return a new device array with the values of `host`; bfloat16 arrives as float32.
 
-        A `host` that is neither pinned nor registered is right too, only slower: the driver then stages it itself.
+        A `host` that is not pinned is right too, only slower: the driver then stages it itself.
         With `wait=False` it must not change before `wait()`; the result can be used at once.
         """
         host = np.asarray(host, order="C")
@@ -97,7 +96,7 @@ class Staging:
 
         Args:
             x: a CuPy array; it must not be written to before `wait()` if `wait` is False.
-            out: C-contiguous, of the shape of `x`: pinned, registered, or ordinary memory (slower).
+            out: C-contiguous, of the shape of `x`: pinned, or ordinary memory (slower).
             dtype: "bfloat16" to round a float32 `x`; else that of `out` or `x`.
             wait: False returns at once; neither look at the result nor give it to MPI before `wait()`.
 
@@ -133,54 +132,3 @@ class Staging:
         self._up.synchronize()
         self._down.synchronize()
         self._held.clear()
-
-
-class Registration:
-    """Host pages that the driver has locked, so that copies to and from them go at the speed of pinned memory.
-
-    `active` says whether it did and `reason` why not; then everything works as before, only slower. Close it before the
-    memory is freed (a window before `Win.Free`).
-    """
-
-    def __init__(self, address: int | None, reason: str) -> None:
-        self._address = address
-        self.reason = reason
-
-    @property
-    def active(self) -> bool:
-        """Whether the pages are locked now."""
-        return self._address is not None
-
-    def close(self) -> None:
-        """Unlock the pages; more than once does nothing."""
-        if self._address is None:
-            return
-        import cupy
-
-        address, self._address = self._address, None
-        cupy.cuda.runtime.hostUnregister(address)
-
-    def __enter__(self) -> Registration:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-
-def register(host: Host) -> Registration:
-    """Lock the pages of a C-contiguous host array, such as a mapped window, for the devices (cudaHostRegister).
-
-    Never raises for want of a device, of locked memory (`ulimit -l`) or of support by the driver: see `Registration`.
-    """
-    ok, why = device_available()
-    if not ok:
-        return Registration(None, why)
-    if host.nbytes == 0 or not host.flags.c_contiguous:
-        return Registration(None, "empty, or not contiguous")
-    import cupy
-
-    try:
-        cupy.cuda.runtime.hostRegister(host.ctypes.data, host.nbytes, REGISTER_DEFAULT)
-    except cupy.cuda.runtime.CUDARuntimeError as error:
-        return Registration(None, str(error))
-    return Registration(host.ctypes.data, "")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import mpips
-from mpips.arrays import Staging, device_available, device_count, is_device_array, pick_device, register, to_host, use
+from mpips.arrays import Staging, device_available, device_count, is_device_array, pick_device, to_host, use
 from mpips.cluster.doctor import gpu
 from mpips.cluster.results import decode, encode
 from mpips.errors import UsageError
@@ -45,16 +45,6 @@ def test_gpu_without_one_says_why():
     with pytest.raises(UsageError) as error:
         Staging(0)
     assert REASON in str(error.value)
-
-
-@without
-def test_pages_that_cannot_be_registered_are_still_memory():
-    host = np.zeros(10)
-    with register(host) as held:
-        assert not held.active
-        assert held.reason == REASON
-        host += 1
-    held.close()
 
 
 @pytest.mark.parametrize("choice", ["tpu", "", "GPU"])

@@ -1,7 +1,5 @@
 """Every way between host and device: values, dtypes, and the order of what is still under way."""
 
-import mmap
-
 import ml_dtypes
 import numpy as np
 import pytest
@@ -12,7 +10,6 @@ from mpips.arrays import (
     device_count,
     from_words,
     pick_device,
-    register,
     to_host,
     to_words,
     use,
@@ -145,25 +142,6 @@ def test_other_streams_than_the_default_one(staging):
             got = staging.to_host(x * 3 + 1, wait=False)
             staging.wait()
             assert np.array_equal(got, host * 3 + 1)
-
-
-def test_registered_pages(staging):
-    pages = np.frombuffer(mmap.mmap(-1, 1 << 22), np.float32)  # shared, like a window
-    pages[:] = values(pages.shape, np.float32)
-    with register(pages) as held:
-        assert held.active, held.reason
-        assert pinned(pages)
-        again = register(pages)
-        assert not again.active
-        assert again.reason
-        again.close()
-        x = staging.to_device(pages)
-        staging.to_host(x + 1, pages)
-        assert np.array_equal(pages, values(pages.shape, np.float32) + 1)
-    assert not held.active
-    staging.to_host(x, pages)  # ordinary memory again
-    assert np.array_equal(pages, values(pages.shape, np.float32))
-    assert not register(np.empty(0)).active
 
 
 def test_what_does_not_fit_is_refused(staging):
