@@ -56,7 +56,10 @@ def _room(n: int) -> int:
 
 
 class Directory:
-    """A map from any int64 id to a slot from 0; not for several threads while one of them changes it."""
+    """A map from any int64 id to a slot from 0; not for several threads while one of them changes it.
+
+    It begins with room for `capacity` ids, so that it does not grow up to there, and never becomes smaller.
+    """
 
     def __init__(self, capacity: int = 0) -> None:
         self._least = _room(capacity)
@@ -73,12 +76,6 @@ class Directory:
     def clear(self) -> None:
         """Forget all ids; the room that was reserved stays."""
         self._empty(self._least)
-
-    def reserve(self, n: int) -> None:
-        """Make room for `n` ids in all, so that it does not grow up to there, and never becomes smaller."""
-        self._least = max(self._least, _room(n))
-        if len(self._cells) < self._least:
-            self._rebuild(*self.items(), self._least)
 
     def items(self) -> tuple[Ints, Ints]:
         """Return all ids and their slots, two new int64 arrays in no particular order."""

@@ -115,10 +115,6 @@ class Machine(RuleBasedStateMachine):
         assert found.tolist() == [self.model.get(i, -1) for i in ids]
         assert before.tolist() == ids
 
-    @rule(n=st.integers(0, 300))
-    def reserve(self, n: int) -> None:
-        self.real.reserve(n)
-
     @rule()
     def clear(self) -> None:
         self.real.clear()
@@ -203,12 +199,10 @@ def test_a_full_directory_is_not_rebuilt_at_every_change(monkeypatch: pytest.Mon
 
 
 def test_reserved_room_is_neither_moved_nor_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Directory()
+    real = Directory(10_000)
     real.insert(ints([5]), ints([50]))
-    real.reserve(10_000)
     size = real.nbytes
     assert size == 2 * 16384 * 16
-    real.reserve(10)
     real.insert(np.arange(100, 6100), np.arange(6000))
     with monkeypatch.context() as patch:
         patch.setattr(Directory, "_rebuild", None)
