@@ -92,7 +92,6 @@ class Explorer:
     plan: Plan
     check: Callable[[list[Any]], None] = lambda results: None
     limit: int = 0
-    reduce: bool = True
     programs: list[Program] = field(default_factory=list)
     states: int = 0
     steps: int = 0
@@ -138,7 +137,7 @@ class Explorer:
         can = self._able(state, path)
         if not can:
             self._end(state, path)
-        some = self._together(state.places, can) if self.reduce else can
+        some = self._together(state.places, can)
         found = {rank: self._step(state, rank) for rank in some}
         if len(some) < len(can) and not all(_on(state.places[rank], s.places[rank]) for rank in some for s in found[rank]):
             found.update({rank: self._step(state, rank) for rank in can if rank not in some})  # or they might wait for ever
@@ -148,8 +147,7 @@ class Explorer:
                 self.steps += len(states)
                 still = self._asleep(state.places, asleep, rank)
                 out += [(after, (path, rank), still) for after in states]
-            if self.reduce:
-                asleep |= 1 << rank
+            asleep |= 1 << rank
         return out
 
     def _asleep(self, places: tuple[Place, ...], asleep: int, mover: int) -> int:
@@ -165,7 +163,7 @@ class Explorer:
         """Go on as long as there is but one way."""
         while True:
             can = self._able(state, path)
-            some = self._together(state.places, can) if self.reduce else can
+            some = self._together(state.places, can)
             if len(some) != 1 or asleep >> some[0] & 1:
                 return state, path, asleep
             after = self._step(state, some[0])
