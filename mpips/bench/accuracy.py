@@ -15,7 +15,6 @@ import numpy as np
 from mpips import models, nn
 from mpips.bench import rivals
 from mpips.bench.crew import Array, Case, Crew, Samples
-from mpips.cluster.run import run
 from mpips.optim import SGD
 from mpips.train import Order, load, source
 from mpips.worker import Worker
@@ -94,8 +93,6 @@ class Task:
 
 def with_mpips(crew: Crew, task: Task) -> Samples:
     """Train through pull, push and clock."""
-    crew.meet()
-
     def work(ps: Worker) -> list[float]:
         ps.barrier()
         params: Params = dict(zip(task.names, ps.pull(task.names), strict=True))
@@ -107,8 +104,7 @@ def with_mpips(crew: Crew, task: Task) -> Samples:
             ps.pull(task.names, out=outs)
         return [time.perf_counter() - begin, task.accuracy(params)]
 
-    found = run(work, task.tables, servers=(crew.servers, "first"), device="cpu", seed=0)
-    crew.meet()
+    found = crew.run(work, task.tables)
     return _samples("train", *found[0]) if found else {}
 
 

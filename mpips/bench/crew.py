@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+from mpips.cluster.run import run
+from mpips.table import Table
+from mpips.worker import Worker
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -62,6 +66,13 @@ class Crew:
         """Measure on one rank while the others sleep."""
         self.meet()
         found = measured() if self.comm.rank == rank else {}
+        self.meet()
+        return found
+
+    def run(self, work: Callable[[Worker], Any], tables: Sequence[Table], **options: Any) -> list[Any] | None:
+        """Do `mpips.run` on this crew's servers and workers, all at the same time; return what it returns."""
+        self.meet()
+        found = run(work, tables, servers=(self.servers, "first"), device="cpu", **options)
         self.meet()
         return found
 

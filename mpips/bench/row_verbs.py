@@ -21,7 +21,6 @@ from itertools import cycle, pairwise
 import numpy as np
 
 from mpips.bench.crew import DIM, LR, Array, Case, Crew, Samples, drawn, gradient, steps, touched
-from mpips.cluster.run import run
 from mpips.init import uniform
 from mpips.optim import make
 from mpips.table import Rows
@@ -52,9 +51,7 @@ def verbs(crew: Crew, rows: int, *, optimizer: str = "sgd", staleness: int | Non
             times = [verb(ps, grad, *next(ids), out) for _ in range(WARM + steps(size))]
             samples[Case(f"{name} {what}", size, optimizer, label)] = times[WARM:]
 
-    crew.meet()
-    run(work, [table], servers=(crew.servers, "first"), device="cpu")
-    crew.meet()
+    crew.run(work, [table])
     return samples
 
 
@@ -72,9 +69,7 @@ def births(crew: Crew, rows: int) -> Samples:
 
     table = Rows("w", None, NARROW, optimizer=make("sgd", lr=LR), init=uniform(), staleness=None,
                  capacity=2 * (WARM + BIRTHS) * count * crew.workers)
-    crew.meet()
-    run(work, [table], servers=(crew.servers, "first"), device="cpu")
-    crew.meet()
+    crew.run(work, [table])
     return samples
 
 

@@ -135,9 +135,9 @@ def _pieces(options: Options, size: int, gloo: rivals.Gloo | None) -> list[Piece
     for staleness in STALENESS if "staleness" in groups else ():
         out.append(lambda crew, n, s=staleness: verbs.verbs(crew, n, staleness=s))  # type: ignore[misc]
     if "rings" in groups:
-        out.append(lambda crew, n: verbs.by_rings(crew, n))
+        out.append(verbs.by_rings)
     if "tables" in groups and size == max((n for n in options.sizes if n <= TABLES), default=0):
-        out.append(lambda crew, n: verbs.small_tables(crew, n))
+        out.append(verbs.small_tables)
     return out
 
 

@@ -44,7 +44,6 @@ def memory(crew: Crew, size: int) -> Samples:
     crew.meet()
     server = crew.comm.allgather(os.getpid())[0]
     before = resident(server)
-    crew.meet()
 
     def work(ps: Worker) -> int:
         grad, w = gradient(size), np.empty(size, np.float32)
@@ -56,8 +55,7 @@ def memory(crew: Crew, size: int) -> Samples:
         return resident(server) - before
 
     table = _table(size)
-    grown = run(work, [table], servers=(crew.servers, "first"), device="cpu")
-    crew.meet()
+    grown = crew.run(work, [table])
     if not grown:
         return {}
     plan = make_plan([table], servers=crew.servers, workers=crew.workers)

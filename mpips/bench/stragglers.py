@@ -13,7 +13,6 @@ import time
 import numpy as np
 
 from mpips.bench.crew import LR, Case, Crew, Samples
-from mpips.cluster.run import run
 from mpips.optim import SGD
 from mpips.table import Dense
 from mpips.worker import Worker
@@ -42,8 +41,6 @@ def random_steps(crew: Crew, staleness: int | None) -> Samples:
 
 def _speeds(crew: Crew, staleness: int | None, sleeps: list[float], spread: bool) -> list[float]:
     """Return each worker's steps per second, on worker 0."""
-    crew.meet()
-
     def work(ps: Worker) -> float:
         grad, w = np.zeros(SIZE, np.float32), np.empty(SIZE, np.float32)
         mine = sleeps[ps.index]
@@ -60,6 +57,4 @@ def _speeds(crew: Crew, staleness: int | None, sleeps: list[float], spread: bool
         return count / (time.perf_counter() - begin)
 
     table = Dense("w", (SIZE,), optimizer=SGD(lr=LR), staleness=staleness)
-    speeds = run(work, [table], servers=(crew.servers, "first"), device="cpu")
-    crew.meet()
-    return speeds or []
+    return crew.run(work, [table]) or []

@@ -23,13 +23,11 @@ With several workers under staleness 0 a round has the update of all of them, so
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
 
 from mpips.bench.crew import LR, Case, Crew, Samples, cores, gradient, steps, timed
-from mpips.cluster.run import run
 from mpips.layout import BLOCK
 from mpips.optim import make
 from mpips.table import Dense
@@ -71,13 +69,13 @@ def verbs(crew: Crew, size: int, *, optimizer: str = "sgd", staleness: int | Non
             note("view", timed(lambda: _look(ps), WARM + VIEWS))
 
     table = _table("w", size, optimizer, staleness, "allow" if variant == "unchecked" else "raise")
-    _run(crew, work, [table], threads=cores() if variant == "threads" else None)
+    crew.run(work, [table], threads=cores() if variant == "threads" else None)
     return samples
 
 
-def small_tables(crew: Crew, size: int, many: int = MANY) -> Samples:
-    """Time rounds of `many` tables that have `size` elements together."""
-    many = min(many, size)
+def small_tables(crew: Crew, size: int) -> Samples:
+    """Time rounds of `MANY` tables that have `size` elements together."""
+    many = min(MANY, size)
     cuts = [size * k // many for k in range(many + 1)]
     names = [f"w{k}" for k in range(many)]
     times: list[float] = []
@@ -94,7 +92,7 @@ def small_tables(crew: Crew, size: int, many: int = MANY) -> Samples:
 
         times.extend(timed(turn, min(steps(size), 10), WARM))
 
-    _run(crew, work, [_table(name, hi - lo, "sgd", 0) for name, lo, hi in zip(names, cuts[:-1], cuts[1:], strict=True)])
+    crew.run(work, [_table(name, hi - lo, "sgd", 0) for name, lo, hi in zip(names, cuts[:-1], cuts[1:], strict=True)])
     return {Case("round of tables", size, "sgd", "0"): times} if times else {}
 
 
@@ -109,19 +107,12 @@ def by_rings(crew: Crew, size: int) -> Samples:
         grad, w = gradient(size), np.empty(size, np.float32)
         times.extend([_round(ps, grad, w) for _ in range(WARM + steps(size))][WARM:])
 
-    _run(crew, work, [_table("w", size, "sgd", 0)], room)
+    crew.run(work, [_table("w", size, "sgd", 0)], mailboxes=room)
     return {Case("round by rings", size, "sgd", "0"): times} if times else {}
 
 
 def _table(name: str, size: int, optimizer: str, staleness: int | None, nonfinite: str = "raise") -> Dense:
     return Dense(name, (size,), optimizer=make(optimizer, lr=LR), staleness=staleness, nonfinite=nonfinite)
-
-
-def _run(crew: Crew, work: Callable[[Worker], None], tables: list[Dense], mailboxes: int | None = None,
-         threads: int | None = None) -> None:
-    crew.meet()
-    run(work, tables, servers=(crew.servers, "first"), mailboxes=mailboxes, threads=threads, device="cpu")
-    crew.meet()
 
 
 def _push(ps: Worker, grad: object) -> float:

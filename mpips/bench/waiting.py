@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 
 import numpy as np
 
 from mpips.bench.crew import LR, Array, Case, Crew, Samples
-from mpips.cluster.run import run
 from mpips.optim import SGD
 from mpips.table import Dense
 from mpips.worker import Worker
@@ -48,8 +48,7 @@ def idle(crew: Crew, times: int) -> Samples:
                 found.setdefault(Case("first answer", SMALL), []).append(time.perf_counter() - end)
             ps.clock()
 
-    run(work, [_table()], servers=(crew.servers, "first"), device="cpu")
-    crew.meet()
+    crew.run(work, [_table()])
     return found
 
 
@@ -59,7 +58,6 @@ def polling(crew: Crew) -> Samples:
     quiet = 0.0
     if not crew.serving:
         quiet = _speed(lambda: None)
-    crew.meet()
     found: Samples = {}
 
     def work(ps: Worker) -> None:
@@ -73,8 +71,7 @@ def polling(crew: Crew) -> Samples:
         ps.barrier()
         found[Case("polling")] = [1 - _speed(step) / quiet]
 
-    run(work, [_table()], servers=(crew.servers, "first"), device="cpu")
-    crew.meet()
+    crew.run(work, [_table()])
     return found
 
 
@@ -92,9 +89,8 @@ def _table() -> Dense:
     return Dense("w", (SMALL,), optimizer=SGD(lr=LR), staleness=None)
 
 
-def _speed(between: object) -> float:
+def _speed(between: Callable[[], object]) -> float:
     """Return the units of computation per second of computing, with `between()` called, not counted, after each step."""
-    assert callable(between)
     values: Array = np.linspace(0, 1, 1 << 14, dtype=np.float32)
     out = np.empty_like(values)
     spent, units = 0.0, 0
