@@ -10,6 +10,7 @@ from mpips.bench import accuracy, limits, rivals, row_limits, row_verbs, startin
 from mpips.bench.crew import Crew, Samples
 from mpips.bench.machine import describe
 from mpips.bench.report import Report, rows
+from mpips.cluster.agree import alike
 from mpips.errors import UsageError
 
 if TYPE_CHECKING:
@@ -63,11 +64,11 @@ def measure(comm: MPI.Intracomm, options: Options, say: Callable[[str], None] = 
     Args:
         say: told on the first worker what comes next.
 
-    Raises UsageError, on every rank, if the ranks are too few.
+    Raises UsageError, on every rank alike, if the ranks are too few.
     """
     if comm.size <= options.servers:
-        raise UsageError(f"bench: {comm.size} rank{'s' * (comm.size > 1)} with {options.servers} as servers leave no worker: "
-                         "start it as mpirun -n N mpips bench")
+        raise alike(UsageError(f"bench: {comm.size} ranks, of which {options.servers} serve, leave no worker: "
+                               "mpirun -n N mpips bench"))
     crew = Crew(comm, options.servers)
     gloo = rivals.Gloo(crew) if "rivals" in options.groups else None
     samples: Samples = {}

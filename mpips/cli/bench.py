@@ -56,11 +56,6 @@ def run(args: argparse.Namespace) -> int:
 
     refuse_singletons(MPI.COMM_WORLD.size)
     with abort.installed(MPI.COMM_WORLD):
-        problem = None
-        if MPI.COMM_WORLD.size <= options.servers:
-            problem = UsageError(f"bench: {MPI.COMM_WORLD.size} ranks, of which {options.servers} serve, leave no worker: "
-                                 "mpirun -n N mpips bench")
-        abort.settle(MPI.COMM_WORLD, problem)
         report = measure(MPI.COMM_WORLD, options, _say if not args.quiet else lambda line: None)
         code = show([report], args) if report is not None else OK
         return int(MPI.COMM_WORLD.bcast(code, root=options.servers))
