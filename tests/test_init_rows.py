@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from mpips import init, init_rows
 from mpips.errors import UsageError
 from mpips.init import Init
+from tests.test_init import distance
 
 Array = np.ndarray[Any, np.dtype[Any]]
 N, DIM = 20_000, 10
@@ -27,14 +28,6 @@ FLOATS = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def rows(how: Init, ids: Any = N, dim: int = DIM, dtype: Any = np.float32, *, seed: int = 0, name: str = "w") -> Array:
     ids = np.arange(ids) if isinstance(ids, int) else ids
     return how.rows(name, dim, np.dtype(dtype), seed=seed, ids=ids)
-
-
-def distance(sample: Array, law: Any) -> float:
-    """Kolmogorov's distance of a sample from a law; above 1.95 / sqrt(n) in one case of 1000."""
-    ordered = np.sort(sample.astype(np.float64))
-    expected = np.array([law(x) for x in ordered])
-    steps = np.arange(len(ordered) + 1) / len(ordered)
-    return float(max((steps[1:] - expected).max(), (expected - steps[:-1]).max()))
 
 
 def law_of(how: Init, shape: tuple[int, int]) -> tuple[Any, float]:
