@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from mpips import layout, optim
+from mpips.checkpoint import schema
 from mpips.checkpoint.disk import Life
 from mpips.checkpoint.saver import DirectorySaver
 from mpips.layout import place
@@ -78,6 +80,20 @@ def small_blocks() -> Iterator[None]:
         patch.setattr(layout, "BLOCK", SMALL)
         patch.setattr(layout, "WHOLE", SMALL)
         yield
+
+
+def keep_sizes(step: Path) -> None:
+    """Let the manifest agree with the new sizes of the shards, as a careless tool might."""
+    manifest = schema.load_manifest(step)
+    shards = [schema.Shard(file=s.file, bytes=(step / s.file).stat().st_size) for s in manifest.shards]
+    (step / "manifest.json").write_bytes(schema.encode(structs.replace(manifest, shards=shards)))
+
+
+def flip(path: Path, at: int, bit: int = 0) -> None:
+    """Change one bit of a file."""
+    raw = bytearray(path.read_bytes())
+    raw[at] ^= 1 << bit
+    path.write_bytes(raw)
 
 
 def same(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:

@@ -97,10 +97,8 @@ def test_a_block_is_checked_whenever_it_is_read(tmp_path: Path) -> None:
     with making.small_blocks():
         step = making.save(tmp_path, [Dense("w", (160,), making.ADAM)], servers=1)
     shard = step / "shard-0000-of-0001.h5"
-    raw = bytearray(shard.read_bytes())
     bits = making.truth([Dense("w", (160,), making.ADAM)])["w", "m"].tobytes()
-    raw[raw.index(bits) + 4 * 20] ^= 1  # element 20 of the slot: block 1
-    shard.write_bytes(raw)
+    making.flip(shard, shard.read_bytes().index(bits) + 4 * 20)  # element 20 of the slot: block 1
     with Saved(step) as saved:
         saved.read("w", None, 0, 160)
         saved.read("w", "m", 0, 16)

@@ -20,6 +20,7 @@ from mpips.cli import main
 from mpips.errors import CheckpointError
 from mpips.server.saving import Cut, RowState
 from mpips.table import Rows
+from tests.checkpoint import making as dense
 from tests.checkpoint import making_rows as making
 
 TABLE = Rows("item", rows=None, dim=3, optimizer=making.Rule(), capacity=100, admit=2)
@@ -108,9 +109,7 @@ def test_a_reader_that_does_not_know_them_reads_the_rest(step: Path) -> None:
 def test_damaged_bytes_are_found_and_named(step: Path) -> None:
     with h5py.File(step / SHARD, "r") as file:
         at = file["tables/item/state/sightings"].id.get_offset() + 5000
-    raw = bytearray((step / SHARD).read_bytes())
-    raw[at] ^= 1
-    (step / SHARD).write_bytes(raw)
+    dense.flip(step / SHARD, at)
     (finding,) = verify(step).findings
     assert str(finding) == f"{SHARD}: table 'item': state/sightings: does not match its checksum"
     with Saved(step) as saved:
@@ -124,9 +123,7 @@ def changed(step: Path, change: Callable[[Any], None]) -> str:
     """Change a shard as a whole and say what is wrong then."""
     with h5py.File(step / SHARD, "r+") as file:
         change(file)
-    manifest = schema.load_manifest(step)
-    shards = [schema.Shard(file=s.file, bytes=(step / s.file).stat().st_size) for s in manifest.shards]
-    (step / "manifest.json").write_bytes(schema.encode(structs.replace(manifest, shards=shards)))
+    dense.keep_sizes(step)
     with pytest.raises(CheckpointError) as caught:
         Saved(step)
     assert str(caught.value).split(": ", 1)[1] in {finding.what for finding in verify(step).findings}

@@ -33,16 +33,10 @@ def make(folder: Path, salt: int = 0) -> Path:
     return step
 
 
-def flip(path: Path, at: int, bit: int = 0) -> None:
-    raw = bytearray(path.read_bytes())
-    raw[at] ^= 1 << bit
-    path.write_bytes(raw)
-
-
 def flip_data(step: Path) -> None:
     with h5py.File(step / SHARD, "r") as file:
         at = file["tables/w/slots/v"].id.get_offset()
-    flip(step / SHARD, at + 5)
+    making.flip(step / SHARD, at + 5)
 
 
 def cut(step: Path) -> None:
@@ -53,7 +47,7 @@ def cut(step: Path) -> None:
 def rename(step: Path) -> None:
     with h5py.File(step / SHARD, "r+") as file:
         file.move("tables/w/slots/v", "tables/w/slots/x")
-    _keep_size(step)
+    making.keep_sizes(step)
 
 
 def shorten(step: Path) -> None:
@@ -61,7 +55,7 @@ def shorten(step: Path) -> None:
         short = file["tables/w/value"][:-1]
         del file["tables/w/value"]
         file["tables/w/value"] = short
-    _keep_size(step)
+    making.keep_sizes(step)
 
 
 def retype(step: Path) -> None:
@@ -69,14 +63,7 @@ def retype(step: Path) -> None:
         data = file["tables/w/value"][()].view("<i4")
         del file["tables/w/value"]
         file["tables/w/value"] = data
-    _keep_size(step)
-
-
-def _keep_size(step: Path) -> None:
-    """Let the manifest agree with the new size of the shard, as a careless tool might."""
-    manifest = schema.load_manifest(step)
-    shards = [schema.Shard(file=s.file, bytes=(step / s.file).stat().st_size) for s in manifest.shards]
-    (step / "manifest.json").write_bytes(schema.encode(structs.replace(manifest, shards=shards)))
+    making.keep_sizes(step)
 
 
 def swap(step: Path) -> None:
@@ -90,7 +77,7 @@ def empty(step: Path) -> None:
 
 def flip_manifest(step: Path) -> None:
     raw = (step / "manifest.json").read_bytes()
-    flip(step / "manifest.json", raw.index(b'"seed":3') + 7)
+    making.flip(step / "manifest.json", raw.index(b'"seed":3') + 7)
 
 
 @pytest.mark.parametrize(("damage", "found", "opens"), [
@@ -173,7 +160,7 @@ def test_any_flipped_bit_is_found_or_harmless(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
         step = make(Path(folder))
         path = data.draw(st.sampled_from(sorted(step.iterdir())))
-        flip(path, data.draw(st.integers(0, path.stat().st_size - 1)), data.draw(st.integers(0, 7)))
+        making.flip(path, data.draw(st.integers(0, path.stat().st_size - 1)), data.draw(st.integers(0, 7)))
         if not verify(step).ok:
             return
         with Saved(step) as saved, h5py.File(step / "model.h5", "r", locking=False) as master:
