@@ -5,6 +5,7 @@ Every test that needs ranks goes through `mpirun`; it never hangs, and what a ru
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -96,6 +98,13 @@ def mpirun(n: int, program: str | Path | Sequence[str], *, timeout: float = 60, 
         arguments = list(program)
     return start([launcher(), *extra, "-n", str(n), sys.executable, *arguments], timeout=timeout,
                  env={**environment(), **(env or {})}, cwd=cwd)
+
+
+def told(n: int, program: Path, options: object, *, timeout: float) -> list[Any]:
+    """Run a script that takes its options as JSON; it must end well, and each line that it prints be JSON: return those."""
+    done = mpirun(n, [str(program), json.dumps(options)], timeout=timeout)
+    assert done.code == 0, done
+    return [json.loads(line) for line in done.out.splitlines()]
 
 
 def start(command: Sequence[str], *, timeout: float, env: Mapping[str, str], cwd: Path | None = None) -> Done:

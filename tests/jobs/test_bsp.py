@@ -13,7 +13,7 @@ from mpips.checkpoint.order import complete
 from mpips.errors import FAILED, USAGE
 from tests import oracle
 from tests.jobs import workload
-from tests.mpirun import mpirun
+from tests.mpirun import mpirun, told
 from tests.playing import small_blocks
 
 JOB = Path(__file__).parent / "bsp_job.py"
@@ -25,9 +25,8 @@ def blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def job(ranks: int, **options: Any) -> list[dict[str, str]]:
-    done = mpirun(ranks, [str(JOB), json.dumps(options)], timeout=100)
-    assert done.code == 0, done
-    results: list[dict[str, str]] = json.loads(done.out.splitlines()[-1])
+    results: list[dict[str, str]]
+    (results,) = told(ranks, JOB, options, timeout=100)
     return results
 
 

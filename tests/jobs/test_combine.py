@@ -15,7 +15,7 @@ from mpips.checkpoint.read import Saved
 from mpips.transport.plan import make_plan
 from tests import oracle
 from tests.jobs import workload
-from tests.mpirun import mpirun
+from tests.mpirun import mpirun, told
 from tests.playing import small_blocks
 
 JOB = Path(__file__).parent / "combine_job.py"
@@ -29,10 +29,8 @@ def blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def jobs(ranks: int, options: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """Run them in one group of processes; return each one's results by worker."""
-    done = mpirun(ranks, [str(JOB), json.dumps(options)], timeout=100)
-    assert done.code == 0, done
-    results = [json.loads(line) for line in done.out.splitlines()]
-    assert len(results) == len(options), done
+    results = told(ranks, JOB, options, timeout=100)
+    assert len(results) == len(options), results
     return results
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from tests.mpirun import mpirun
+from tests.mpirun import told
 
 JOB = Path(__file__).parent / "create_job.py"
 
 
 def job(ranks: int, **options: object) -> list[list[float]]:
-    done = mpirun(ranks, [str(JOB), json.dumps(options)], timeout=60)
-    assert done.code == 0, done
-    results: list[list[float]] = json.loads(done.out.splitlines()[-1])
+    results: list[list[float]]
+    (results,) = told(ranks, JOB, options, timeout=60)
     return results
 
 

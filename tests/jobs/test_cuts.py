@@ -6,7 +6,6 @@ On real ranks first; then on the model of a weak memory, where the order of even
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from mpips import Dense, Worker, optim
 from mpips.checkpoint.order import complete
 from mpips.checkpoint.read import Saved
 from mpips.errors import ProtocolError
-from tests.mpirun import mpirun
+from tests.mpirun import mpirun, told
 from tests.playing import Recorder, play, small_blocks
 
 JOB = Path(__file__).parent / "cuts_job.py"
@@ -34,9 +33,8 @@ def job(directory: Path, tables: list[str], clocks: list[int], *, servers: int =
     options = {"directory": str(directory), "tables": {name: STALENESS[name] for name in tables}, "clocks": clocks,
                "workers": len(clocks), "servers": servers, "nodes": nodes, "every": every, "saves": saves or [],
                "at_end": at_end, "resume": resume, "barrier": barrier, "pause": pause}
-    done = mpirun(ranks or len(clocks) + servers, [str(JOB), json.dumps(options)], timeout=90)
-    assert done.code == 0, done
-    results: list[list[Any]] = json.loads(done.out.splitlines()[-1])
+    results: list[list[Any]]
+    (results,) = told(ranks or len(clocks) + servers, JOB, options, timeout=90)
     return results
 
 

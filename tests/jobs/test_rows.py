@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 from mpips.checkpoint.read import Saved
 from mpips.checkpoint.verify import verify
 from tests.jobs import rows_workload as workload
-from tests.mpirun import mpirun
+from tests.mpirun import told
 from tests.oracle import NaiveRows
 
 JOB = Path(__file__).parent / "rows_job.py"
@@ -23,9 +22,8 @@ def job(**options: Any) -> dict[str, Any]:
     """Run it; the final values by table, as worker 0 sees them, who makes the most steps."""
     options = {"servers": 1, "clocks": CLOCKS, **options}
     ranks = options["servers"] + len(options["clocks"]) + options.get("readers", 0)
-    done = mpirun(ranks, [str(JOB), json.dumps(options)], timeout=90)
-    assert done.code == 0, done
-    found: dict[str, str] = json.loads(done.out.splitlines()[-1])[0]
+    found: dict[str, str]
+    ((found, *_),) = told(ranks, JOB, options, timeout=90)
     return {name: np.frombuffer(bytes.fromhex(values)) for name, values in found.items()}
 
 

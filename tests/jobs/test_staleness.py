@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
-from tests.mpirun import mpirun
+from tests.mpirun import told
 
 JOB = Path(__file__).parent / "ssp_job.py"
 CLOCKS = 60
@@ -17,9 +16,7 @@ CLOCKS = 60
 @pytest.mark.parametrize("staleness", [0, 3, None])
 def test_every_read_keeps_the_promise_of_its_staleness(staleness: int | None, nodes: str) -> None:
     options = {"staleness": staleness, "clocks": CLOCKS, "workers": 3, "servers": 1, "nodes": nodes, "slow": 0.01}
-    done = mpirun(4, [str(JOB), json.dumps(options)], timeout=60)
-    assert done.code == 0, done
-    results = json.loads(done.out.splitlines()[-1])
+    (results,) = told(4, JOB, options, timeout=60)
     assert [r["last"] for r in results] == [CLOCKS] * 3
     ahead = max(r["ahead"] for r in results)
     if staleness is None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
-from tests.mpirun import mpirun
+from tests.mpirun import told
 
 JOB = Path(__file__).parent / "torture_job.py"
 
@@ -17,9 +16,7 @@ JOB = Path(__file__).parent / "torture_job.py"
 def test_reads_are_whole_and_go_on(staleness: int | None, servers: int, nodes: str, way: int) -> None:
     """`way` is how large reads go where nodes are "single": by Get or by messages."""
     options = {"size": 10_000_000, "seconds": 2, "staleness": staleness, "servers": servers, "nodes": nodes, "way": way}
-    done = mpirun(servers + 3, [str(JOB), json.dumps(options)], timeout=100)
-    assert done.code == 0, done
-    lines = [json.loads(line) for line in done.out.splitlines()]
+    lines = told(servers + 3, JOB, options, timeout=100)
     reader = next(line for line in lines if "reads" in line)
     clocks = next(line["clocks"] for line in lines if "clocks" in line)
     assert reader["reads"] >= 5, "the reader was starved"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
-from tests.mpirun import mpirun
+from tests.mpirun import told
 
 JOB = Path(__file__).parent / "verbs_job.py"
 
@@ -17,9 +16,7 @@ def job(ranks: int, *, dtype: str = "float32", servers: int = 1, readers: int = 
     """Run it and return what it printed, line by line."""
     options = {"ranks": ranks, "dtype": dtype, "servers": servers, "readers": readers, "nodes": nodes, "reserve": reserve,
                "directory": directory, "turns": turns}
-    done = mpirun(ranks, [str(JOB), json.dumps(options)], timeout=90)
-    assert done.code == 0, done
-    return [json.loads(line) for line in done.out.splitlines()]
+    return told(ranks, JOB, options, timeout=90)
 
 
 @pytest.mark.parametrize(("dtype", "nodes"), [("float32", "real"), ("float32", "single"), ("float64", "single"),
