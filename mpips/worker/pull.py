@@ -26,7 +26,6 @@ from mpips.worker.link import Link, TableState
 RETRIES = 2  # before a hold
 
 _Part = tuple[int, Sequence[Block]]  # position of a table, and some of its blocks side by side
-NOTHING: list[_Part] = []
 
 
 class Pull:
@@ -148,7 +147,7 @@ class Pull:
         """Read the blocks that are of this clock already: the fold of the clock before has published them."""
         group, words, t = self.group, self._link.plan.words, self._link.transport
         rows = [t.row(server, word, count) for server, word, count in self._left.rows]
-        found, rest = list[tuple[int, Sequence[Block]]](), list[tuple[int, Sequence[Block]]]()
+        found, rest = list[_Part](), list[_Part]()
         for s in self._left.stretches:
             row = rows[s.row]
             here = [row[at + TICK0 + (row[at + VERSION] & 1)] == self.now for at in range(s.lo, s.hi, BLOCK_WORDS)]
@@ -175,7 +174,7 @@ class Pull:
                 self._left = group.together
             else:
                 self._left = group.reading
-        reading, later = self._left, NOTHING
+        reading, later = self._left, list[_Part]()
         if self._most < inf:  # not of batches, then
             self._apart = frozenset(range(len(group.states)))
             parts, later = self._slice(_parts(reading))
