@@ -20,10 +20,7 @@ _SERIAL = re.compile(LINE.pattern + rb'"format":"[^"]*","version":\d+,(?:"serial
 
 
 def complete(directory: Path) -> list[Path]:
-    """Return the complete checkpoints in the order in which they were completed.
-
-    That is the order of their serial numbers.
-    """
+    """Return the complete checkpoints in the order in which they were completed, that of their serial numbers."""
     return [step for *_, step in _standing(directory)]
 
 

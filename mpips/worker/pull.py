@@ -3,10 +3,9 @@
 Versions, sync, data, sync, begin-marks: a block read from the copy of version v is whole if no fold beyond v + 1 has begun. A
 worker of a table with staleness 0 reads the copy whose TICK says that it is of its clock; that copy cannot change while the worker
 stays in the clock. The words of a block need not come from one moment, so TICK is looked at again with the begin-mark. Everybody
-else reads the newest. A table with staleness 0 is never torn between blocks either: a reader takes
-one clock for all of them. A block whose TICK is this very clock is what a worker waits for, and is read while the rest of its table
-is still being folded; `wait_for` waits for some tables' blocks alone. After two retries the client holds the table (HOLD) on the
-servers that it still needs.
+else reads the newest. A table with staleness 0 is never torn between blocks either: a reader takes one clock for all of them. A
+block whose TICK is this very clock is what a worker waits for, and is read while the rest of its table is still being folded;
+`wait_for` waits for some tables' blocks alone. After two retries the client holds the table (HOLD) on all its servers.
 """
 
 from __future__ import annotations

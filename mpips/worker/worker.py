@@ -1,4 +1,4 @@
-"""What user code holds: the verbs of a worker, and of a reader.
+"""What user code holds: the verbs of a worker; those that only read stand in `client`, a reader has them too.
 
     w = ps.pull("w")                      a private copy of the table
     ps.push("w", gradient)                one gradient of this worker's current clock
