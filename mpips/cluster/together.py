@@ -89,7 +89,7 @@ def _together(job: Job, world: MPI.Intracomm, deadline: abort.Deadline) -> list[
     clocks, token = comm.bcast(begin, root=roles.servers[0])
 
     node = MPI.Intracomm(comm.Split(rank if job.nodes == "single" else nodes[rank], rank))
-    transport = Rma(comm, node, list(roles.servers), plan.maps, spread)
+    transport = Rma(comm, node, list(roles.servers), plan.maps, spread, _fills(plan, roles, nodes, rank))
     shared = _share(job, comm, nodes, plan, members if rank in roles.workers else [])
     kind, index = roles.role(rank)
     apart = [r > 0 and (job.nodes == "single" or host != nodes[0]) for r, host in enumerate(nodes)]
@@ -130,6 +130,19 @@ def _together(job: Job, world: MPI.Intracomm, deadline: abort.Deadline) -> list[
 def _place(nodes: list[int], roles: Roles, rank: int) -> int:
     """Number of a worker among the workers of its node: its GPU."""
     return sum(1 for r in roles.workers if nodes[r] == nodes[rank] and r < rank)
+
+
+def _fills(plan: Plan, roles: Roles, nodes: list[int], rank: int) -> dict[int, list[tuple[int, int]]]:
+    """By server, the parts of windows for which this rank gets memory: all ranks at a time, for it takes a second for a few GB."""
+    kind, index = roles.role(rank)
+    out = {}
+    for server, place in enumerate(plan.maps):
+        near = [worker for worker, r in enumerate(roles.workers) if nodes[r] == nodes[roles.servers[server]]]
+        if (kind, index) == ("server", server):
+            out[server] = place.filled() + [place.box(worker) for worker in range(plan.workers) if worker not in near]
+        elif kind == "worker" and index in near:
+            out[server] = [place.box(index)]
+    return out
 
 
 def _members(job: Job, nodes: list[int], roles: Roles, rank: int) -> list[int]:

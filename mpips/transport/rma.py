@@ -9,7 +9,7 @@ accumulate operations and exclusive locks can stay locked by a rank that was kil
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +36,7 @@ class Rma:
         node: the ranks of this node (a communicator of its own for each node).
         servers: world rank of each server.
         maps: of each server's window.
+        fills: by server, parts of the windows of this node for which this process gets memory at once.
         spread: whether some rank must reach a server from another node.
 
     Attributes:
@@ -44,7 +45,8 @@ class Rma:
         woken: whether everybody rings who writes to this server; who is elsewhere does not.
     """
 
-    def __init__(self, comm: MPI.Intracomm, node: MPI.Intracomm, servers: Sequence[int], maps: Sequence[Map], spread: bool) -> None:
+    def __init__(self, comm: MPI.Intracomm, node: MPI.Intracomm, servers: Sequence[int], maps: Sequence[Map], spread: bool,
+                 fills: Mapping[int, Sequence[tuple[int, int]]] | None = None) -> None:
         from mpi4py import MPI
 
         self._mpi = MPI
@@ -67,9 +69,9 @@ class Rma:
         for s, rank in enumerate(servers):
             if rank in here:
                 pages = Pages(self._near.Shared_query(here[rank])[0], maps[s].size)
+                for start, stop in (fills or {}).get(s, ()):  # before a network pins them, as it does where a window is created
+                    pages.populate(start, stop)
                 if rank == me:
-                    for start, stop in maps[s].filled():
-                        pages.populate(start, stop)
                     self._pages = pages
                 self._bytes[s] = memory = pages.memory
                 self._longs[s] = longs = memory[: memory.size // WORD * WORD].view(np.int64)

@@ -281,11 +281,15 @@ class Map:
         object.__setattr__(self, "size", align(at, PAGE) if rows else at)
 
     def filled(self) -> list[tuple[int, int]]:
-        """Bytes that are in use from the beginning on: all but the values of rows that come and go."""
+        """Bytes that are in use from the beginning on: all but the mailboxes, and the values of rows that come and go."""
         named = {number for number, _, _, named in self.tables if named}
-        values = [(place.values, place.values + place.width * place.rows) for place in self.rows.values() if place.table in named]
-        starts, stops = [0, *(stop for _, stop in values)], [*(start for start, _ in values), self.size]
-        return list(zip(starts, stops, strict=True))
+        gaps = [(place.values, place.values + place.width * place.rows) for place in self.rows.values() if place.table in named]
+        gaps.insert(0, (self.mailbox(0, 0), self.logs(0)))
+        return list(zip([0, *(stop for _, stop in gaps)], [*(start for start, _ in gaps), self.size], strict=True))
+
+    def box(self, worker: int) -> tuple[int, int]:
+        """Bytes of both mailbox halves of a worker, or of its ring."""
+        return self.mailbox(worker, 0), self.mailbox(worker + 1, 0)
 
     def spool(self, client: int) -> int:
         """First byte of this client's request."""

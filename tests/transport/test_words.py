@@ -67,7 +67,9 @@ def test_regions_follow_each_other_on_pages(shape: tuple[bool, int, int, int, in
 def test_all_of_a_window_is_in_use_at_first_but_the_values_of_rows_that_come_and_go() -> None:
     words = Words(2, 2, 1, 3, 4, rings=False, logs=True)
     plain = Map(words, 4096, 0, 8192, 4096, ((0, 10, 16, False),))
-    assert plain.filled() == [(0, plain.size)]
+    boxes = [plain.box(0), plain.box(1)]
+    assert boxes == [(plain.mailbox(0, 0), plain.mailbox(1, 0)), (plain.mailbox(1, 0), plain.logs(0))]
+    assert plain.filled() == [(0, boxes[0][0]), (boxes[1][1], plain.size)]
     both = Map(words, 4096, 0, 8192, 4096, ((0, 100, 16, True), (1, 10, 16, False), (2, 50, 8, True)))
     first, last = both.rows[0].values, both.rows[2].values
-    assert both.filled() == [(0, first), (first + 1600, last), (last + 400, both.size)]
+    assert both.filled() == [(0, both.box(0)[0]), (both.box(1)[1], first), (first + 1600, last), (last + 400, both.size)]
