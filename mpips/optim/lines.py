@@ -8,6 +8,8 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import numpy as np
+
 LINE = 64  # bytes
 
 
@@ -41,18 +43,37 @@ def prefetch(line: int) -> Any:
 
 
 @cache
-def past(line: int) -> Any:
-    """Return a compiled function that writes an array's elements, a multiple of `line`, to `out` from `at` on, past the cache.
+def plain() -> Any:
+    """Return a compiled function that writes the first `count` elements of an array to `out` from `at` on."""
+    import numba
 
-    What a line held need not be read then, and nothing else leaves the cache for it. `out[at]` begins a line. Such stores are
-    ordered by a full fence only, which MPI_Win_sync is, or a lock.
+    def write(out: Any, at: Any, array: Any, count: Any) -> None:
+        for j in range(count):
+            out[at + j] = array[j]
+
+    return numba.njit(write)
+
+
+@cache
+def nothing() -> Any:
+    """Return a compiled function that does nothing."""
+    import numba
+
+    return numba.njit(lambda: None)
+
+
+@cache
+def past(line: int) -> Any:
+    """Return what `plain` does, but past the cache, if `out` begins a line, of `line` elements; `at` is a multiple of these.
+
+    What a line held need not be read then, and nothing else leaves the cache for it. Such stores are ordered by a full fence only.
     """
     import numba
     from llvmlite import ir
     from numba.extending import intrinsic
 
     @intrinsic
-    def write(context: Any, out: Any, at: Any, array: Any, start: Any) -> Any:
+    def put(context: Any, out: Any, at: Any, array: Any, start: Any) -> Any:
         def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             target, source = _element(context, builder, signature, args, 0), _element(context, builder, signature, args, 2)
             whole = ir.VectorType(source.type.pointee, line)
@@ -63,13 +84,16 @@ def past(line: int) -> Any:
 
         return numba.types.void(out, at, array, start), emit
 
-    put: Any = write
+    store: Any = put
 
-    def stream(out: Any, at: Any, array: Any) -> None:
-        for j in range(0, array.size, line):
-            put(out, at + j, array, j)
+    def write(out: Any, at: Any, array: Any, count: Any) -> None:
+        lines = count // np.uint64(line) if out.ctypes.data % LINE == 0 else np.uint64(0)
+        for k in range(lines):
+            store(out, at + k * np.uint64(line), array, k * np.uint64(line))
+        for j in range(lines * np.uint64(line), count):
+            out[at + j] = array[j]
 
-    return numba.njit(stream)
+    return numba.njit(write)
 
 
 @cache

@@ -72,32 +72,36 @@ def test_bits_of_anything(rule: Optimizer, dtype: Any, step: int, data: st.DataO
     compare(rule, w, g, slots, step)
 
 
-@given(st.sampled_from([np.float32, np.float64]), st.integers(0, 300), st.integers(0, 40), st.integers(1, 3),
+@given(st.sampled_from([optim.SGD(0.05), optim.Momentum(0.05), optim.Adam(0.05), optim.AMSGrad(0.05)]),
+       st.sampled_from([np.float32, np.float64]), st.integers(0, 300), st.integers(0, 40), st.integers(1, 3),
        st.sampled_from([(False,) * 4, (True,) * 4]))
-def test_bits_that_are_written_past_the_cache(dtype: Any, n: int, first: int, count: int, change: Any) -> None:
-    rule, kind = optim.SGD(0.05), np.dtype(dtype)
+def test_bits_that_are_written_past_the_cache(rule: Optimizer, dtype: Any, n: int, first: int, count: int, change: Any) -> None:
+    kind = np.dtype(dtype)
+    scalars = [kind.type(s) for s in rule.scalars(3, 0.05)]
     draw = np.random.default_rng(n)
     w, *grads = draw.standard_normal((1 + count, n)).astype(dtype)
+    mine, theirs = (np.abs(draw.standard_normal((len(rule.slots), n))).astype(dtype) for draw in map(np.random.default_rng, (1, 1)))
     more = [kind.type(x) for x in (0.5, 1.0, 0.25, -1.5, 1.5, 0)]
-    near, far = (compiled(rule.rule, 0, 1, kind, change, (count,), large=large) for large in (False, True))
+    near, far = (compiled(rule.rule, len(rule.slots), len(scalars), kind, change, (count,), large=large) for large in (False, True))
     room = np.full(n + 200, 9, dtype)
     begin = -room.ctypes.data % 64 // kind.itemsize + first * (first % 3)  # where a line begins, or anywhere
     one, two = np.empty_like(w), room[begin : begin + n]
-    near(w, grads, [], [kind.type(0.05)], one, more)
-    far(w, grads, [], [kind.type(0.05)], two, more)
+    near(w, grads, list(mine), scalars, one, more)
+    far(w, grads, list(theirs), scalars, two, more)
     assert two.tobytes() == one.tobytes()
+    assert theirs.tobytes() == mine.tobytes()
     assert (room[:begin] == 9).all()
     assert (room[begin + n :] == 9).all()
 
 
-@pytest.mark.parametrize(("elements", "made"), [(1 << 22, "_past0"), ((1 << 22) - 1, "_loop0")])
+@pytest.mark.parametrize(("elements", "made"), [(1 << 22, "p"), ((1 << 22) - 1, "")])
 def test_only_values_that_are_too_many_for_the_cache_are_written_past_it(elements: int, made: str,
                                                                          monkeypatch: pytest.MonkeyPatch) -> None:
     ran = []
 
-    def spy(template: Any, *args: Any) -> Any:
-        loop = built(template, *args)
-        return lambda *given: ran.append(template.__name__) or loop(*given)
+    def spy(template: Any, rule: Any, change: Any, parts: Any, examples: Any, kind: str = "") -> Any:
+        loop = built(template, rule, change, parts, examples, kind)
+        return lambda *given: ran.append(kind) or loop(*given)
 
     built = compiling._compile
     monkeypatch.setattr(compiling, "_compile", spy)
