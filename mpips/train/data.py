@@ -215,11 +215,15 @@ class Data:
         """Return as JSON values by what a checkpoint tells these samples, and which of them are held out, from others.
 
         Targets of floats are compared as float32, for a machine may round what it computes in float64 otherwise than another.
+        Those that are no numbers, which only a model of one's own takes, are not compared.
         """
+        out = {"samples": len(self.y), "held_out": len(self.y_test), "standardized": self.scale is not None}
+        both = self.y, self.y_test
+        if any(part.dtype.kind not in "if" for part in both):
+            return out
         with np.errstate(over="ignore"):
-            parts = [to_host(part).astype("<i8" if part.dtype.kind == "i" else "<f4") for part in (self.y, self.y_test)]
-        return {"samples": len(self.y), "held_out": len(self.y_test), "standardized": self.scale is not None,
-                "targets": f"{zlib.crc32(parts[0].tobytes() + parts[1].tobytes()):08x}"}
+            parts = [to_host(part).astype("<i8" if part.dtype.kind == "i" else "<f4") for part in both]
+        return {**out, "targets": f"{zlib.crc32(parts[0].tobytes() + parts[1].tobytes()):08x}"}
 
     @property
     def classes(self) -> int | None:

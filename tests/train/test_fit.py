@@ -236,6 +236,15 @@ def test_a_model_of_ones_own() -> None:
     assert report.mse == pytest.approx(np.mean((3.5 - y[:4]) ** 2))
 
 
+def test_a_model_of_ones_own_may_have_targets_that_are_no_numbers() -> None:
+    class Letters(mpips.models.Linear):
+        def loss_and_grads(self, params: Any, x: Any, y: Any) -> tuple[float, dict[str, Any]]:
+            return super().loss_and_grads(params, x, y.astype("S1").view(np.uint8)[:, None])
+
+    data = Data(np.zeros((4, 1), np.float32), np.array(list("abcd")))
+    assert fit(model=Letters(inputs=1, outputs=1, task="regression"), data=data, clip_norm=1.0, epochs=1).steps == 1
+
+
 def test_half_tables(tmp_path: Path) -> None:
     report = fit(LINEAR, dtype="bfloat16", checkpoint=str(tmp_path))
     assert report.mse is not None
