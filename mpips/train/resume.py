@@ -4,7 +4,8 @@ A clock is a step of all workers together, of as many samples as their batches h
 another number of workers; so every checkpoint keeps which sizes its steps have had, and `Order` goes on behind the last sample.
 
 Other samples to train on are an error, not a warning: some of those that are held out may have been trained on, and the score
-would not show it. So is another model for the same tables. What an older checkpoint does not say is not compared.
+would not show it. So is another model for the same tables, and within an epoch another seed: the rest of the epoch would be that of
+another order. What an older checkpoint does not say is not compared.
 """
 
 from __future__ import annotations
@@ -19,17 +20,18 @@ from mpips.train.setup import Training
 from mpips.train.start import by_first
 
 
-class Batch(msgspec.Struct):
+class Kept(msgspec.Struct):
     """What counts here of the configuration that a checkpoint keeps."""
 
     batch: int
+    seed: int
 
 
 class Meta(msgspec.Struct):
     """What counts here of the `meta` of a checkpoint that `fit` wrote."""
 
     model: dict[str, Any]
-    config: Batch
+    config: Kept
     data: dict[str, Any] = {}
     before: list[tuple[int, int]] = []
 
@@ -77,4 +79,9 @@ def find(training: Training) -> Found | None:
             raise CheckpointError(f"{saved.path} is of another training: {'; '.join(differ)}. {ANEW}")
         clock, size = max(saved.clocks), meta.config.batch * len(saved.clocks)
         before = meta.before[:-1] if meta.before and meta.before[-1][1] == size else meta.before
-        return Found(str(saved.path), [*before, (clock, size)])
+        before = [*before, (clock, size)]
+        order = replace(training, before=before).order(len(saved.clocks))
+        if meta.config.seed != order.seed and any(order.seen(one) % order.samples for one in saved.clocks):
+            raise CheckpointError(f"{saved.path} is within an epoch: seed {meta.config.seed} in the checkpoint, {order.seed} here; "
+                                  "the rest of the epoch would be that of another order")
+        return Found(str(saved.path), before)

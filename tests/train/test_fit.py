@@ -145,6 +145,13 @@ def test_a_resume_of_a_model_with_the_same_tables_that_computes_something_else_i
         mpips.fit(LINEAR, model={**mlp, "activation": "tanh"}, checkpoint=str(tmp_path), resume="latest")
 
 
+def test_a_resume_with_another_seed_is_an_error_where_an_epoch_has_samples_left(tmp_path: Path) -> None:
+    fit(LINEAR, epochs=1, checkpoint={"directory": str(tmp_path), "every": 3})
+    with pytest.raises(CheckpointError, match="step-00000003 is within an epoch: seed 0 in the checkpoint, 1 here"):
+        mpips.fit(LINEAR, seed=1, checkpoint=str(tmp_path), resume=tmp_path / "step-00000003")
+    assert fit(LINEAR, epochs=2, seed=1, checkpoint=str(tmp_path), resume="latest").steps == 5
+
+
 @pytest.mark.parametrize("left_out", [["data"], ["data", "config"], ["model"]])
 def test_a_checkpoint_without_the_facts_of_its_training_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                                                    left_out: list[str]) -> None:
