@@ -87,7 +87,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             or no files at all.
         trace: file that shows what every rank did when, see `mpips.trace`.
         mailboxes: bytes that all workers' mailboxes may take on one server before they become rings, see `mpips.run`.
-        seed: of the initial values and of the order of the samples.
+        seed: of the initial values and of the order of the samples; within an epoch a resume needs the same.
         device: "auto", "cpu" or "gpu".
         timeout: seconds after which any wait says who waits for whom and ends the job.
     """
