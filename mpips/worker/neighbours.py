@@ -114,7 +114,11 @@ class Neighbours:
         self._members = members
         self._desk = Desk(link.plan.layout.tables[: link.declared])
         self._first = link.now  # of every worker: a job with tables of staleness 0 begins in one clock
-        self._mine = shared.words[shared.me]
+
+    @property
+    def _mine(self) -> memoryview:
+        """This worker's control words; not kept, for they would keep the memory when it has been given back."""
+        return self._shared.words[self._shared.me]
 
     def has(self, state: TableState) -> bool:
         """Whether this table is added up on the node."""

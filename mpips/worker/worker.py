@@ -364,6 +364,7 @@ class Worker(Client):
         if pushed or self._clocks.owes_save:
             self._clocks.tick()
         self._clocks.end()
+        self._shorts.clear()  # of windows, which stay mapped as long as an array of them is kept
 
     def _no_sums(self, what: str) -> None:
         """Raise UsageError if a push(more=True) has not been followed by one without: its sum would be lost."""

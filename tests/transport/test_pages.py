@@ -157,6 +157,32 @@ for array in kept:
     print("kept", array.sum())
 """
 
+AGAIN = """
+import gc
+from pathlib import Path
+import numpy as np
+import mpips
+
+gc.disable()
+kept, found = [], []
+
+def work(ps):
+    kept.append(ps)
+    ps.push("w", np.ones(1000, np.float32))
+    ps.clock()
+    ps.pull("w")
+
+def shared():
+    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+    return sum(-int.__sub__(*(int(n, 16) for n in addresses.split("-"))) for addresses, kind, *_ in lines if kind == "rw-s")
+
+tables = [mpips.Dense("w", (1000,), mpips.optim.SGD(lr=0.5)), mpips.Dense("large", (2 << 20,), mpips.optim.SGD(lr=0.5))]
+for _ in range(3):
+    mpips.run(work, tables, servers=1, combine=COMBINE)
+    found.append(shared())
+print("grown", found[-1] - found[0] >> 20)
+"""
+
 
 @joins
 def test_workers_find_the_windows_of_their_node_in_large_pages(tmp_path: Path) -> None:
@@ -171,3 +197,11 @@ def test_a_view_that_is_kept_after_the_run_is_no_crash(tmp_path: Path) -> None:
     done = mpirun(3, tmp_path / "job.py")
     assert done.code == 0, done
     assert done.out.count("kept -1000.0") == 2, done
+
+
+@pytest.mark.parametrize("combine", [None, "node"])
+def test_a_run_gives_its_memory_back_though_the_program_keeps_its_worker(combine: str | None, tmp_path: Path) -> None:
+    (tmp_path / "job.py").write_text(AGAIN.replace("COMBINE", repr(combine)))
+    done = mpirun(3, tmp_path / "job.py")
+    assert done.code == 0, done
+    assert done.out.split() == ["grown", "0"] * 3, done
