@@ -35,11 +35,12 @@ class _Mapping:
     """Memory mapped by this process, until nobody has an array of it."""
 
     def __init__(self, libc: ctypes.CDLL, start: int, size: int, address: int, nbytes: int) -> None:
-        self._libc, self._start, self._size = libc, start, size
+        self._unmap = libc.munmap, ctypes.c_void_p(start), ctypes.c_size_t(size)  # at the program's end `ctypes` may be gone first
         self.__array_interface__ = {"shape": (nbytes,), "typestr": "|u1", "data": (address, False), "version": 3}
 
     def __del__(self) -> None:
-        self._libc.munmap(ctypes.c_void_p(self._start), ctypes.c_size_t(self._size))
+        call, *place = self._unmap
+        call(*place)
 
 
 class Pages:
