@@ -139,9 +139,10 @@ def _fills(plan: Plan, roles: Roles, nodes: list[int], rank: int) -> dict[int, l
     for server, place in enumerate(plan.maps):
         near = [worker for worker, r in enumerate(roles.workers) if nodes[r] == nodes[roles.servers[server]]]
         if (kind, index) == ("server", server):
-            out[server] = place.filled() + [place.box(worker) for worker in range(plan.workers) if worker not in near]
+            far = [worker for worker in range(plan.workers) if worker not in near]
+            out[server] = place.filled() + [part for worker in far for part in place.box(worker)]
         elif kind == "worker" and index in near:
-            out[server] = [place.box(index)]
+            out[server] = place.box(index)
     return out
 
 

@@ -78,7 +78,7 @@ class RowTable:
         self.slots = fold.new_slots(place.rows)
         self.counters = dict.fromkeys(COUNTERS, 0)
         self._server, self._servers, self._seed = server, servers, seed
-        self._first, self._ready = place.values, 0  # byte of row 0; rows that there is memory for, where they come and go
+        self._place, self._ready = place, 0  # rows that there is memory for, where they come and go
         self._where: Array | None = None  # by row, its position among those that several pushes change together
         self._draw = init_rows.fill
         self.population: Population | None = None
@@ -261,9 +261,9 @@ class RowTable:
     def _grow(self, transport: Transport, at: Array) -> None:
         """Get memory for rows where none has lived before."""
         if at.size and (last := int(at.max())) >= self._ready:
-            width = self.table.row_bytes
-            before, self._ready = self._ready, min(last + 1 + AHEAD // width, len(self.marks))
-            transport.populate(self._first + before * width, self._first + self._ready * width)
+            before, self._ready = self._ready, min(last + 1 + AHEAD // self.table.row_bytes, len(self.marks))
+            for first, width in ((self._place.owners, WORD), (self._place.values, self._place.width)):
+                transport.populate(first + before * width, first + self._ready * width)
 
     def _end(self, transport: Transport, people: Population, at: Array) -> int:
         """Let rows die: who knows where one lay finds another owner there. Return how many."""

@@ -93,6 +93,7 @@ class Server:
     def _create(self, new: list[tuple[int, int]]) -> None:
         """Add tables that were created later."""
         for number, since in new:
+            self._store.make_room(number)
             self._store.add([number], self._saved(number), since)
             self._store.floors[number] = self._start_clock()
             self._transport.store(self.index, self._plan.words.floor + number, self._start_clock())

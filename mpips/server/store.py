@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -127,6 +128,15 @@ class Store:
         if numbers:
             lo, hi = numbers[0], numbers[-1] + 1
             self._transport.stores(self.index, self._plan.words.floor + lo, self.floors[lo:hi])
+
+    def make_room(self, number: int) -> None:
+        """Get memory for a table that is created later: spare space has none."""
+        width = self.table(number).np_dtype.itemsize
+        for run in self._plan.layout.runs[number]:
+            if run.server == self.index:
+                stop = run.offset + (run.stop - run.start) * width
+                for base in chain(self._copies, *([] if self._plan.rings else self._halves)):
+                    self._transport.populate(base + run.offset, base + stop)
 
     def _rows_of(self, number: int, table: Rows, restored: Restored | None) -> RowTable:
         place = self._map.rows[number]

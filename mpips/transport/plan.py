@@ -90,7 +90,8 @@ def make_plan(tables: Sequence[Table], *, servers: int, workers: int, readers: i
     asks = far or any(table.rows is None for _, table in rows)
     answer = min(ANSWER, ANSWERS // (workers + readers))
     answer = align(max(answer, *(t.row_bytes for _, t in rows)), PAGE) if rows and asks else 0
-    maps = tuple(Map(words, n, ring, log, answer, tuple((k, rows_on(t, s, servers), t.row_bytes, t.rows is None) for k, t in rows))
+    maps = tuple(Map(words, n, ring, log, answer, tuple((k, rows_on(t, s, servers), t.row_bytes, t.rows is None) for k, t in rows),
+                     spare)
                  for s, n in enumerate(sizes))
     return Plan(layout, words, maps, workers, readers, far)
 

@@ -248,6 +248,7 @@ class Map:
         log: bytes of each client's log, 0 where no table has rows.
         answer: bytes of each client's answers, 0 where nobody asks.
         tables: number, rows and bytes of a row of each table of rows, as they lie on this server, and whether ids come and go.
+        spare: bytes of `nbytes`, the last, that no table has at first.
         catalogue: first byte of the descriptions of tables created later.
         region: bytes from one copy or half to the next; a whole number of pages, so that no two writers share one.
         rows: where they stand, by table.
@@ -260,6 +261,7 @@ class Map:
     log: int = 0
     answer: int = 0
     tables: tuple[tuple[int, int, int, bool], ...] = ()
+    spare: int = 0
     catalogue: int = field(init=False)
     region: int = field(init=False)
     rows: dict[int, RowPlace] = field(init=False)
@@ -281,15 +283,17 @@ class Map:
         object.__setattr__(self, "size", align(at, PAGE) if rows else at)
 
     def filled(self) -> list[tuple[int, int]]:
-        """Bytes that are in use from the beginning on: all but the mailboxes, and the values of rows that come and go."""
-        named = {number for number, _, _, named in self.tables if named}
-        gaps = [(place.values, place.values + place.width * place.rows) for place in self.rows.values() if place.table in named]
-        gaps.insert(0, (self.mailbox(0, 0), self.logs(0)))
+        """Bytes that are in use from the beginning on: all but spare space, the mailboxes, and rows that come and go."""
+        gaps = [(self.copy(number + 1) - self.spare, self.copy(number + 1)) for number in (0, 1) if self.spare]
+        gaps.append((self.mailbox(0, 0), self.logs(0)))
+        gaps += [(place.owners, place.values + place.width * place.rows) for place in self.rows.values() if place.owners >= 0]
         return list(zip([0, *(stop for _, stop in gaps)], [*(start for start, _ in gaps), self.size], strict=True))
 
-    def box(self, worker: int) -> tuple[int, int]:
-        """Bytes of both mailbox halves of a worker, or of its ring."""
-        return self.mailbox(worker, 0), self.mailbox(worker + 1, 0)
+    def box(self, worker: int) -> list[tuple[int, int]]:
+        """Bytes of both mailbox halves of a worker that are in use from the beginning on, or of its ring."""
+        if self.ring or not self.spare:
+            return [(self.mailbox(worker, 0), self.mailbox(worker + 1, 0))]
+        return [(at, at + self.region - self.spare) for at in (self.mailbox(worker, 0), self.mailbox(worker, 1))]
 
     def spool(self, client: int) -> int:
         """First byte of this client's request."""

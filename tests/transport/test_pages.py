@@ -220,3 +220,36 @@ def test_a_run_gives_its_memory_back_though_the_program_keeps_its_worker(combine
     done = mpirun(3, tmp_path / "job.py")
     assert done.code == 0, done
     assert done.out.split() == ["grown", "0"] * 3, done
+
+
+SPARE = """
+from pathlib import Path
+import numpy as np
+import mpips
+
+def taken():  # of windows; the smaps of a worker say what it has of them, and it looks at none but its own mailbox
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("ShmemPmdMapped")) >> 10
+
+def work(ps):
+    before = taken()
+    ps.create(mpips.Dense("more", (4 << 20,), mpips.optim.SGD(lr=0.5)))
+    ps.push("more", np.ones(4 << 20, np.float32))
+    ps.clock()
+    assert (ps.pull("more") == -1).all()
+    return before, taken()
+
+found = mpips.run(work, [mpips.Dense("w", (1 << 10,), mpips.optim.SGD(lr=0.5))], servers=1, reserve=64 << 20)
+if found:
+    print(max(before for before, _ in found), min(after for _, after in found))
+"""
+
+
+@joins
+def test_spare_space_takes_memory_when_a_table_is_created_there(tmp_path: Path) -> None:
+    (tmp_path / "job.py").write_text(SPARE)
+    done = mpirun(3, tmp_path / "job.py")
+    assert done.code == 0, done
+    before, after = map(int, done.out.split())
+    assert before <= 8
+    assert after >= 24

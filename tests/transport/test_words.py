@@ -64,12 +64,18 @@ def test_regions_follow_each_other_on_pages(shape: tuple[bool, int, int, int, in
         assert following - start == m.region >= nbytes
 
 
-def test_all_of_a_window_is_in_use_at_first_but_the_values_of_rows_that_come_and_go() -> None:
+def test_all_of_a_window_is_in_use_at_first_but_spare_space_and_rows_that_come_and_go() -> None:
     words = Words(2, 2, 1, 3, 4, rings=False, logs=True)
     plain = Map(words, 4096, 0, 8192, 4096, ((0, 10, 16, False),))
-    boxes = [plain.box(0), plain.box(1)]
+    boxes = [*plain.box(0), *plain.box(1)]
     assert boxes == [(plain.mailbox(0, 0), plain.mailbox(1, 0)), (plain.mailbox(1, 0), plain.logs(0))]
     assert plain.filled() == [(0, boxes[0][0]), (boxes[1][1], plain.size)]
     both = Map(words, 4096, 0, 8192, 4096, ((0, 100, 16, True), (1, 10, 16, False), (2, 50, 8, True)))
-    first, last = both.rows[0].values, both.rows[2].values
-    assert both.filled() == [(0, both.box(0)[0]), (both.box(1)[1], first), (first + 1600, last), (last + 400, both.size)]
+    first, last = both.rows[0], both.rows[2]
+    assert both.filled() == [(0, both.mailbox(0, 0)), (both.logs(0), first.owners), (first.values + 1600, last.owners),
+                             (last.values + 400, both.size)]
+    spare = Map(words, 40960, spare=32768)
+    assert spare.filled() == [(0, spare.copy(0) + 12288), (spare.copy(1), spare.copy(1) + 12288),
+                              (spare.mailbox(0, 0), spare.mailbox(0, 0)), (spare.logs(0), spare.size)]
+    assert spare.box(1) == [(at, at + 12288) for at in (spare.mailbox(1, 0), spare.mailbox(1, 1))]
+    assert Map(words, 40960, 8192, spare=32768).box(1)[0][1] == Map(words, 40960, 8192).logs(0), "a ring is in use"
