@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import mmap
+import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ class Pages:
 
     def __init__(self, buffer: Any, size: int) -> None:
         self.memory: Array = np.frombuffer(buffer, np.uint8)[:size]
-        again = _again(self.memory, _large() or mmap.PAGESIZE) if size and sys.platform == "linux" else None
+        again = _again(self.memory, _large() or mmap.PAGESIZE) if size and _addresses() else None
         self._large = _large() if again is not None else 0
         if again is not None:
             self.memory = again
@@ -83,6 +84,11 @@ def _large() -> int:
     with contextlib.suppress(OSError, ValueError):
         size = int(LARGE.read_text())
     return size if size <= MOST else 0
+
+
+def _addresses() -> bool:
+    """Whether there are addresses enough to map memory twice, and a system that does so."""
+    return sys.platform == "linux" and resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
 
 
 def _again(memory: Array, large: int) -> Array | None:

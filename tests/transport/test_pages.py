@@ -6,6 +6,7 @@ import gc
 import mmap
 import os
 import re
+import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,7 +90,7 @@ def within(line: str, address: int) -> bool:
     return start <= address < end
 
 
-@pytest.mark.parametrize("what", ["private", "the kernel refuses", "nothing"])
+@pytest.mark.parametrize("what", ["private", "the kernel refuses", "nothing", "a limit of addresses"])
 def test_memory_that_cannot_be_mapped_again_is_used_as_it_is(what: str, shared: mmap.mmap, monkeypatch: pytest.MonkeyPatch) -> None:
     buffer, size = shared, 9 << 20
     if what == "private":
@@ -98,6 +99,8 @@ def test_memory_that_cannot_be_mapped_again_is_used_as_it_is(what: str, shared: 
         monkeypatch.setattr(pages, "MAYMOVE", 0)  # EINVAL
     if what == "nothing":
         size = 0
+    if what == "a limit of addresses":
+        monkeypatch.setattr(pages.resource, "getrlimit", lambda kind: (8 << 30, resource.RLIM_INFINITY))
     found = Pages(buffer, size)
     found.populate(0, size)
     assert found.memory.ctypes.data == np.frombuffer(buffer, np.uint8).ctypes.data
