@@ -218,7 +218,8 @@ class Client:
 
         It is the server's own memory, without a copy, if the table has staleness 0 and lies whole on a server of this node
         (`zero_copy` of the manager tells, inside the block); otherwise a copy. Copy what you want to keep: later versions are
-        written there. On Linux a kept array outlives the run; elsewhere to look at it then is a crash.
+        written there. On Linux a kept array outlives the run, and so does the memory of all that server's tables; elsewhere to
+        look at it then is a crash.
 
         >>> with ps.view("w") as w:                                                   # doctest: +SKIP
         ...     loss = float(((x @ w - y) ** 2).mean())
