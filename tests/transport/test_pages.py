@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import mmap
 import os
-import re
 import resource
 import sys
 from collections.abc import Iterator
@@ -19,9 +19,27 @@ from mpips.transport.pages import Pages
 from tests.mpirun import mpirun
 
 LARGE = 2 << 20
-KERNEL = tuple(int(n) for n in re.findall(r"\d+", os.uname().release)[:2]) if sys.platform == "linux" else (0, 0)
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is mapped again on Linux only")
-joins = pytest.mark.skipif(KERNEL < (6, 1) or pages._large() != LARGE, reason="this kernel joins no pages of shared memory")
+
+
+def kernel_joins() -> bool:
+    """Whether this kernel joins pages of shared memory at all, asked where a large page fits by itself."""
+    if sys.platform != "linux" or pages._large() != LARGE:
+        return False
+    libc = ctypes.CDLL(None)
+    libc.mmap.restype = ctypes.c_void_p
+    room = np.frombuffer(mmap.mmap(-1, 2 * LARGE), np.uint8)  # whose pages are given up for those of the file
+    start = -(-room.ctypes.data // LARGE) * LARGE
+    file = os.memfd_create("trial")
+    os.ftruncate(file, LARGE)
+    shared, fixed = mmap.MAP_SHARED, 0x10
+    libc.mmap(ctypes.c_void_p(start), ctypes.c_size_t(LARGE), 3, shared | fixed, file, ctypes.c_long(0))
+    os.close(file)
+    room[start - room.ctypes.data] = 1
+    return bool(libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(LARGE), 25) == 0)
+
+
+joins = pytest.mark.skipif(not kernel_joins(), reason="this kernel joins no pages of shared memory")
 
 
 @pytest.fixture
